@@ -1,0 +1,33 @@
+"""Partitioning of whole batches by key, and gathering of selected rows. Thread-safe."""
+
+from collections.abc import Sequence
+from typing import final
+
+import pyarrow as pa
+from typing_extensions import Buffer as BufferProtocol
+
+from engine._core.arrow_c import ArrowArrayExporter
+from engine._core.pool import Buffer
+
+@final
+class Partitioner:
+    """Splits batches by the hash of key columns into 1 to 1,024 partitions. ValueError for other numbers or no column."""
+
+    def __init__(self, columns: Sequence[int], partitions: int) -> None: ...
+    @property
+    def columns(self) -> tuple[int, ...]: ...
+    @property
+    def partitions(self) -> int: ...
+    def partition(self, batch: ArrowArrayExporter, selection: BufferProtocol | None = None) -> list[pa.RecordBatch]:
+        """One batch a partition, by index, rows in input order. ValueError, IndexError."""
+
+def gather(batch: ArrowArrayExporter, selection: BufferProtocol | None) -> pa.RecordBatch:
+    """The wanted rows (one byte a row, 0 is not wanted); the batch itself when all are wanted. ValueError."""
+
+def key_groups(batch: ArrowArrayExporter, columns: Sequence[int]) -> Buffer:
+    """One uint16 a row: the key group, 0 to 32,767. ValueError, IndexError."""
+
+def combine_selection(
+    selection: BufferProtocol | None, mask: ArrowArrayExporter, length: int
+) -> tuple[Buffer, int]:
+    """A new selection and its count: wanted before, and true (not null) in `mask`. ValueError."""

@@ -1,0 +1,102 @@
+"""The intake: where the rows of all sources become one stream of batches, cut into epochs.
+
+Laws
+    - All sources send into one channel, so one barrier in it cuts them all at once: nothing needs to be aligned.
+    - The offsets of an epoch are taken here, from the batches that passed: a batch and its offset cannot fall apart.
+    - A reader has a thread of its own; a barrier passes also while it blocks.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import trio
+
+from engine._runtime.channel import ReceiveChannel, SendChannel
+from engine._runtime.coordinator import Coordinator
+from engine._runtime.worker import Dedicated
+from engine.batch import Batch
+from engine.errors import EngineError, SourceError
+from engine.progress import Barrier, Offset
+from engine.source import Reader
+
+__all__ = ["Arrival", "Counters", "Intake", "read_source"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A batch with the source that it came from and the offset behind it."""
+
+    source: str
+    batch: Batch
+    offset: Offset
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the progress view needs to know of a run, since it began."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+
+
+async def read_source(
+    name: str, reader: Reader, thread: Dedicated, send: SendChannel[Arrival | Barrier], coordinator: Coordinator | None
+) -> None:
+    """Read one source to its end and send what it gives. Cancelled while a read blocks, it leaves that read behind."""
+    while True:
+        if coordinator is not None:
+            await coordinator.admitted()
+        try:
+            read = await thread.run(reader.read, abandon_on_cancel=True)
+        except (EngineError, trio.Cancelled):
+            raise
+        except Exception as error:
+            raise SourceError(f"{name}: reading failed: {type(error).__name__}: {error}", source=name) from error
+        if read is None:
+            break
+        batch = Batch(read.rows, read.origin)
+        await send.send(Arrival(name, batch, read.offset), rows=batch.row_count, size_bytes=batch.size_bytes)
+        if coordinator is not None:
+            coordinator.received(batch.row_count, batch.size_bytes)
+    await trio.to_thread.run_sync(reader.close)
+
+
+class Intake:
+    """Passes batches on in one stream, with the columns in one order, and counts."""
+
+    def __init__(self, schema: pa.Schema, coordinator: Coordinator | None, counters: Counters) -> None:
+        self._schema = schema
+        self._coordinator = coordinator
+        self._counters = counters
+        self._offsets: dict[str, Offset] = {}
+
+    async def run(
+        self,
+        receive: ReceiveChannel[Arrival | Barrier],
+        send: SendChannel[Batch | Barrier],
+        offsets: dict[str, Offset],
+    ) -> None:
+        """Pass everything on until the channel ends. ``offsets`` are those of the last commit."""
+        self._offsets = dict(offsets)
+        rows_since_barrier = 0
+        async with send:
+            async for item in receive:
+                if isinstance(item, Barrier):
+                    assert self._coordinator is not None
+                    self._coordinator.cut_at(item.epoch, dict(self._offsets), {"rows_in": rows_since_barrier})
+                    rows_since_barrier = 0
+                    send.send_control(item)
+                    continue
+                self._offsets[item.source] = item.offset
+                rows_since_barrier += item.batch.row_count
+                self._counters.rows_in += item.batch.row_count
+                if item.batch.row_count:
+                    batch = self._arranged(item.batch)
+                    await send.send(batch, rows=batch.row_count, size_bytes=batch.size_bytes)
+
+    def _arranged(self, batch: Batch) -> Batch:
+        found = batch.rows.schema
+        if found is self._schema or found.names == self._schema.names and found.types == self._schema.types:
+            return batch
+        columns = [batch.rows.column(name) for name in self._schema.names]
+        return batch.with_rows(pa.RecordBatch.from_arrays(columns, schema=self._schema))

@@ -1,0 +1,75 @@
+"""What flows: one Arrow record batch with where it came from and which of its rows are still wanted.
+
+Laws
+    - A batch is never changed in place; a stage makes a new one.
+    - ``selection`` is one byte a row (1: wanted), or None for all rows. Stages that drop rows only narrow the selection;
+      the next gather (an exchange, a map, a sink) copies the wanted rows, so that columns are touched once.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from engine._core.partition import gather
+
+__all__ = ["Batch", "Origin", "Selection"]
+
+Selection = Any
+"""A buffer of one byte a row, 1 for a row that is still wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where rows came from: rows ``[start, stop)`` of ``location`` (a file, or the source itself)."""
+
+    source: str
+    location: str
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{self.location} rows {self.start:,}-{self.stop:,}"
+
+    def through(self, other: "Origin") -> "Origin":
+        """The origin of rows from here to ``other``, for pieces that travel together."""
+        if other.location == self.location:
+            return replace(self, start=min(self.start, other.start), stop=max(self.stop, other.stop))
+        return replace(self, location=f"{self.location} … {other.location}", stop=other.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A record batch, its origin, and its selection."""
+
+    rows: pa.RecordBatch
+    origin: Origin
+    selection: Selection | None = None
+    selected: int = -1
+    """How many rows are wanted; -1 stands for all of them."""
+
+    @property
+    def row_count(self) -> int:
+        """The number of rows that are still wanted."""
+        return self.rows.num_rows if self.selected < 0 else self.selected
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the Arrow data, wanted or not: what the batch keeps in memory."""
+        return int(self.rows.nbytes)
+
+    def narrowed(self, selection: Selection, selected: int) -> "Batch":
+        """The same rows with a narrower selection."""
+        if selected == self.rows.num_rows:
+            return replace(self, selection=None, selected=-1)
+        return replace(self, selection=selection, selected=selected)
+
+    def gathered(self) -> "Batch":
+        """The wanted rows alone, copied once; itself where all are wanted."""
+        if self.selection is None:
+            return self
+        return Batch(gather(self.rows, self.selection), self.origin)
+
+    def with_rows(self, rows: pa.RecordBatch) -> "Batch":
+        """Other rows made of these, all of them wanted."""
+        return Batch(rows, self.origin)

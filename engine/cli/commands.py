@@ -1,0 +1,100 @@
+"""The commands and their options. Their docstrings are the help that people read."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from engine.byte_size import parse_bytes
+from engine.cli.execution import run_and_report
+from engine.cli.reference import load_pipeline
+
+__all__ = ["app"]
+
+app = App(
+    name="engine",
+    help="Bulk ingest and event processing, exactly once, in one process.",
+    version=lambda: _version(),
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+
+Reference = Annotated[str, Parameter(help="A pipeline, or a function that returns one, as module:name.")]
+Memory = Annotated[str, Parameter(help="The byte budget.")]
+CommitEveryS = Annotated[float, Parameter(help="Commit after so many seconds …")]
+CommitEveryBytes = Annotated[str | None, Parameter(help="… or so many bytes of input, such as 64MiB.")]
+
+
+@app.command
+def run(
+    reference: Reference,
+    /,
+    *,
+    state: Annotated[Path | None, Parameter(help="Where progress is kept; the next run resumes there.")] = None,
+    memory: Memory = "512MiB",
+    commit_every_s: CommitEveryS = 5.0,
+    commit_every_bytes: CommitEveryBytes = None,
+) -> None:
+    """Run a pipeline to the end of its sources and print the report.
+
+    Ctrl-C and SIGTERM finish and commit what was read. Run it again after that, or after a crash: it resumes.
+    """
+    commit_bytes = None if commit_every_bytes is None else parse_bytes(commit_every_bytes, name="commit_every_bytes")
+    run_and_report(
+        lambda: load_pipeline(reference),
+        state=state,
+        memory=memory,
+        commit_every_s=commit_every_s,
+        commit_every_bytes=commit_bytes,
+    )
+
+
+@app.command
+def demo(
+    *,
+    directory: Annotated[Path, Parameter(help="Where its input, output and state go.")] = Path("engine-demo"),
+    memory: Memory = "512MiB",
+    commit_every_s: CommitEveryS = 5.0,
+) -> None:
+    """Ingest a bundled sample of real events, exactly once: Parquet files in, deduplicated Parquet files out."""
+    from engine.cli.demo import demo_pipeline, prepare_input
+
+    _say(prepare_input(directory))
+    _say('  read, dedup("event_id"), key_by("key", partitions=8), map(add_delay), write Parquet:')
+    run_and_report(
+        lambda: demo_pipeline(directory), state=directory / "state", memory=memory, commit_every_s=commit_every_s
+    )
+    _say("Run it again: it resumes and finds nothing left to do.")
+    _say(
+        f"Or remove {directory}, run it, kill -9 it at any moment, and run it again: the same rows, each exactly once."
+    )
+
+
+@app.command
+def validate(reference: Reference, /) -> None:
+    """Check a pipeline and tell every fault; reads footers and headers, not rows."""
+    pipeline = load_pipeline(reference)
+    pipeline.validate()
+    print(f"{pipeline.name}: no faults")
+
+
+@app.command
+def explain(
+    reference: Reference,
+    /,
+    *,
+    format: Annotated[Literal["text", "mermaid"], Parameter(help="Text, or a mermaid chart.")] = "text",
+) -> None:
+    """Show the graph of a pipeline, with the guarantee and the state of each stage."""
+    print(load_pipeline(reference).explain(format=format))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"engine {version('ingest-engine')}"

@@ -1,0 +1,74 @@
+"""The contract of a sink: where rows leave, invisible until the commit and exactly once after it.
+
+A ``Sink`` is opened once a run; a ``Writer`` takes the rows of one partition and one epoch on one thread at a time.
+
+Laws
+    - Nothing that a writer writes is visible to readers before ``commit``.
+    - ``Writer.prepare`` returns when the rows are durable, with a handle (JSON) that alone suffices to publish them: in another
+      process, after any crash.
+    - ``commit`` is idempotent: it may be called again with the same handles, and then changes nothing.
+    - ``discard_after(token)`` removes what was staged under later epochs, never anything that was published.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import pyarrow as pa
+
+from engine.batch import Origin
+from engine.progress import Token
+
+__all__ = ["Guarantee", "Handle", "Sink", "Writer"]
+
+Handle: TypeAlias = Any
+"""What a writer prepared: a value that JSON can hold."""
+
+
+class Guarantee(Enum):
+    """What a sink promises for the effect of each row across any number of crashes."""
+
+    EXACTLY_ONCE = "exactly-once"
+    AT_LEAST_ONCE = "at-least-once"
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """The rows of one partition in one epoch."""
+
+    def write(self, rows: pa.RecordBatch, *, origin: Origin) -> None:
+        """Take rows, in order, that came from ``origin``. Raises SinkError."""
+
+    def prepare(self) -> Handle | None:
+        """Make the rows durable, still invisible; None where there is nothing to publish. Raises SinkError."""
+
+    def abort(self) -> None:
+        """Give up: close files and forget the rows. Harmless after ``prepare``."""
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where rows leave."""
+
+    @property
+    def name(self) -> str:
+        """A stable name: the COMMIT records it."""
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What it promises."""
+
+    def open(self, schema: pa.Schema, *, token: Token, partitions: int, memory_bytes: int) -> None:
+        """Prepare for a run: check that the target is ours or empty. ``token`` is that of the last commit (epoch 0: none).
+
+        ``memory_bytes`` is what all writers together may buffer. Raises SinkError; nothing is touched then.
+        """
+
+    def writer(self, partition: int, token: Token) -> Writer:
+        """A writer for one partition and the epoch of ``token``."""
+
+    def commit(self, handles: Sequence[Handle]) -> None:
+        """Publish what was prepared; idempotent. Raises SinkError; it will be called again with the same handles."""
+
+    def discard_after(self, token: Token) -> None:
+        """Remove everything that was staged in epochs after ``token``'s and never committed. Raises SinkError."""

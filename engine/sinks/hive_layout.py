@@ -1,0 +1,106 @@
+"""Rows into ``column=value`` directories, the layout of Hive: the columns leave the file and live in its path.
+
+Laws
+    - Values are written as text and percent-encoded as pyarrow does it; null is ``__HIVE_DEFAULT_PARTITION__``, and a
+      text that happens to read so is encoded, so that it stays a text.
+    - Rows of one directory keep their order.
+    - A name that no filesystem takes is refused before anything of it is committed.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import missing_column
+
+__all__ = ["HiveLayout", "layout_faults"]
+
+NULL = "__HIVE_DEFAULT_PARTITION__"
+NAME_BYTES = 255
+"""NAME_MAX of all common filesystems."""
+
+
+def layout_faults(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
+    """Why rows of ``schema`` cannot be laid out by ``columns``; empty where they can."""
+    faults = []
+    for column in columns:
+        if schema.names.count(column) != 1:
+            faults.append(missing_column(column, schema.names))
+        elif not _has_text(schema.field(column).type):
+            faults.append(
+                f'partition_by "{column}" is {schema.field(column).type}; it has no text to name a directory by'
+            )
+    if len(set(columns)) != len(columns):
+        faults.append(f"partition_by names a column twice: {', '.join(columns)}")
+    elif not faults and len(columns) == len(schema.names):
+        faults.append("partition_by takes every column; none is left for the files")
+    return faults
+
+
+def _has_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    exact = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind)
+    return text or exact or pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+
+
+class HiveLayout:
+    """Splits tables of one schema by the values of ``columns``. Immutable: any number of threads may use it."""
+
+    def __init__(self, schema: pa.Schema, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self.file_schema = pa.schema(
+            [field for field in schema if field.name not in self.columns],
+            metadata=schema.metadata,  # type: ignore[arg-type]
+        )
+
+    def split(self, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        """Each directory with its rows. Raises ValueError for a value that makes no directory name."""
+        codes: npt.NDArray[np.int64] = np.zeros(rows.num_rows, dtype=np.int64)
+        levels = []
+        for column in self.columns:
+            values, indices = _dictionary(rows.column(column))
+            levels.append((indices, [_directory_name(column, value) for value in values]))
+            _, codes = np.unique(codes * len(values) + indices, return_inverse=True)
+        kept = rows.select(self.file_schema.names).replace_schema_metadata(self.file_schema.metadata)
+        count = int(codes.max(initial=-1)) + 1
+        if count > 1:
+            order = np.argsort(codes, kind="stable")
+            kept = kept.take(order)
+        else:
+            order = np.arange(rows.num_rows)
+        starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], rows.num_rows], strict=True):
+            first = order[start]
+            directory = os.path.join(*(names[indices[first]] for indices, names in levels))
+            yield directory, kept.slice(int(start), int(stop - start))
+
+
+def _dictionary(column: Any) -> tuple[list[str | None], npt.NDArray[np.int64]]:
+    """The distinct values of a column as text, and for each row the index of its value."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string_view(kind):
+        kind = pa.large_string()
+    whole = column.cast(kind).combine_chunks()
+    encoded: Any = pc.dictionary_encode(whole, null_encoding="encode")
+    texts: list[str | None] = encoded.dictionary.cast(pa.large_string()).to_pylist()
+    return texts, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _directory_name(column: str, value: str | None) -> str:
+    text = NULL if value is None else quote(value, safe="")
+    if value == NULL:
+        text = text.replace("_", "%5F", 1)
+    name = f"{quote(column, safe='')}={text}"
+    if len(name) > NAME_BYTES:
+        raise ValueError(f'a value of "{column}" is too long for the name of a directory: {value!r:.60}…')
+    return name

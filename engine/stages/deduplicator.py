@@ -1,0 +1,260 @@
+"""``Deduplicator``: exact deduplication of Arrow batches without a pipeline, with tokens that commit or abort.
+
+Laws
+    - A probe sees committed and pending keys. Tokens commit in the order of their probes; aborting one aborts every
+      later.
+    - A snapshot holds committed keys only, stands alone, and is checksummed; restoring it gives the same answers.
+    - Files lie in a private directory, made when memory is short, removed by ``close``.
+    - One owner at a time; the calls may come from any thread.
+
+Snapshot (little-endian): magic, format version, bytes of the JSON head, the head, the recent ids, the runs' files,
+CRC32C of everything before it.
+"""
+
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import pyarrow as pa
+
+from engine._core.crc32c import crc32c
+from engine.byte_size import ByteSize, parse_bytes
+from engine.errors import CorruptState, InputError, PipelineError, StateError, missing_column
+from engine.stages.key_window import KeyWindow, WindowState, WindowStatistics
+from engine.storage import Storage, random_id
+
+__all__ = ["Deduplicated", "Deduplicator"]
+
+_MAGIC = b"engdedup"
+_VERSION = 1
+_HEAD = struct.Struct("<8sII")
+
+
+class ArrowArrayExporter(Protocol):
+    """Any object with the Arrow C data interface of a struct array: a record batch of any library."""
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        """Give the schema and array capsules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deduplicated:
+    """What ``probe`` found in one batch."""
+
+    mask: pa.BooleanArray
+    """True for rows to keep: the first of their key in the window, and rows with a null key component."""
+
+    fresh: int
+    """Rows with a key that was not in the window."""
+
+    duplicates: int
+    null_keys: int
+    token: int
+    """For ``commit`` or ``abort``."""
+
+
+class Deduplicator:
+    """Tells which rows were seen before: exactly, within a window, within a byte budget.
+
+    ``keys`` names the columns that identify a row; ``within`` is the window: the last n rows with a key, a time on the
+    timestamp column ``by``, or None for ever. ``memory`` bounds recent keys and filters; older keys go to files below
+    ``spill`` (default: the system's temporary directory), about 24 bytes a key, removed by ``close``.
+
+    Raises PipelineError for arguments that make no sense.
+
+    >>> with Deduplicator("id", within=1_000_000) as seen:
+    ...     probe = seen.probe(batch)
+    ...     deliver(batch.filter(probe.mask))
+    ...     seen.commit(probe.token)
+    """
+
+    def __init__(
+        self,
+        keys: str | Sequence[str],
+        *,
+        within: int | timedelta | None = None,
+        by: str | None = None,
+        memory: ByteSize = "256MiB",
+        spill: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._keys = (keys,) if isinstance(keys, str) else tuple(keys)
+        self._within = within
+        self._by = by
+        self._memory_bytes = parse_bytes(memory)
+        _check_arguments(self._keys, within, by)
+        self._storage = Storage()
+        parent = tempfile.gettempdir() if spill is None else os.fspath(spill)
+        self._directory = os.path.join(parent, f"engine-dedup-{random_id()}")
+        self._schema: pa.Schema | None = None
+        self._columns: tuple[int, ...] = ()
+        self._clock: int | None = None
+        self._closed = False
+        self._window = self._new_window()
+
+    def _new_window(self) -> KeyWindow:
+        return KeyWindow(
+            self._columns,
+            by=self._clock,
+            within=self._within,
+            memory_bytes=self._memory_bytes,
+            storage=self._storage,
+            directory=self._directory,
+            seed=bytes.fromhex(random_id()),
+            durable=False,
+        )
+
+    def probe(self, batch: ArrowArrayExporter) -> Deduplicated:
+        """Mark the keys of a batch as seen, pending its token, and tell which rows to keep.
+
+        ``batch`` is a record batch, or any object with ``__arrow_c_array__`` of a struct. Raises InputError for a
+        missing column, CorruptState for a damaged spill file, MemoryError; then nothing is marked.
+        """
+        self._check_open()
+        rows = _record_batch(batch)
+        self._find_columns(rows.schema)
+        token, found = self._window.probe_open(rows)
+        mask = pa.array(np.frombuffer(found.selection, dtype=np.bool_))
+        return Deduplicated(mask, found.fresh, found.duplicates, found.null_keys, token)
+
+    def _find_columns(self, schema: pa.Schema) -> None:
+        if schema is self._schema or schema == self._schema:
+            return
+        names = schema.names
+        for name in (*self._keys, *(() if self._by is None else (self._by,))):
+            if name not in names:
+                raise InputError(f"dedup: {missing_column(name, names)}")
+        self._columns = tuple(names.index(name) for name in self._keys)
+        self._clock = None if self._by is None else names.index(self._by)
+        self._window.set_columns(self._columns, self._clock)
+        self._schema = schema
+
+    def commit(self, token: int) -> None:
+        """Make the marks of a token final. Raises ValueError unless it is the oldest open one, OSError for a full
+        disk.
+        """
+        self._check_open()
+        self._window.commit(token)
+
+    def abort(self, token: int) -> None:
+        """Take back the marks of a token and of every later one. Raises ValueError unless it is open."""
+        self._check_open()
+        self._window.abort(token)
+
+    def snapshot(self) -> bytes:
+        """The committed keys, for ``restore`` in this or another process."""
+        self._check_open()
+        state, contents = self._window.contents()
+        state |= {"keys": list(self._keys), "by": self._by, "sizes": [len(content) for content in contents]}
+        head = json.dumps(state).encode()
+        parts = [_HEAD.pack(_MAGIC, _VERSION, len(head)), head, *contents]
+        crc = 0
+        for part in parts:
+            crc = crc32c(part, crc)
+        return b"".join([*parts, struct.pack("<I", crc)])
+
+    def restore(self, snapshot: bytes) -> None:
+        """Forget everything and become what was snapshotted.
+
+        Raises CorruptState for damaged bytes, StateError for a snapshot of other keys or another window; then nothing
+        has changed.
+        """
+        self._check_open()
+        state, contents = _open_snapshot(snapshot)
+        if (tuple(state["keys"]), state["by"]) != (self._keys, self._by):
+            raise StateError(f"dedup: the snapshot is of keys {state['keys']} by {state['by']}, not {list(self._keys)}")
+        window = self._window
+        directory = self._directory
+        self._directory = os.path.join(os.path.dirname(directory), f"engine-dedup-{random_id()}")
+        fresh = self._new_window()
+        try:
+            fresh.load(state, contents)
+        except BaseException:
+            fresh.close()
+            self._remove(self._directory)
+            self._directory = directory
+            raise
+        self._window = fresh
+        window.close()
+        self._remove(directory)
+
+    def statistics(self) -> WindowStatistics:
+        """Counters of committed probes, and sizes as of now."""
+        self._check_open()
+        return self._window.statistics()
+
+    def close(self) -> None:
+        """Forget everything and remove the files. Harmless when repeated."""
+        if not self._closed:
+            self._closed = True
+            self._window.close()
+            self._remove(self._directory)
+
+    def _remove(self, directory: str) -> None:
+        if self._storage.exists(directory):
+            for name in self._storage.list(directory):
+                self._storage.unlink(os.path.join(directory, name))
+            self._storage.remove_directory(directory)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StateError("dedup: the deduplicator is closed")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_arguments(keys: tuple[str, ...], within: int | timedelta | None, by: str | None) -> None:
+    if not keys or not all(isinstance(name, str) for name in keys):
+        raise PipelineError(f"dedup: keys must name at least one column, found {keys!r}")
+    if isinstance(within, timedelta):
+        if within <= timedelta(0):
+            raise PipelineError(f"dedup: within= must be above zero, found {within}")
+        if by is None:
+            raise PipelineError("dedup: within= a timedelta needs by=, the column with the event time")
+        return
+    if by is not None:
+        raise PipelineError("dedup: by= goes with within= a timedelta")
+    if within is not None and (isinstance(within, bool) or not isinstance(within, int) or not 0 < within < 2**63):
+        raise PipelineError(f"dedup: within= must be a timedelta or a number of rows above zero, found {within!r}")
+
+
+def _record_batch(batch: ArrowArrayExporter) -> pa.RecordBatch:
+    if isinstance(batch, pa.RecordBatch):
+        return batch
+    if not hasattr(batch, "__arrow_c_array__"):
+        kind = type(batch).__name__
+        raise InputError(f"dedup: expected a record batch, found {kind}. Pass its batches one by one (to_batches()).")
+    try:
+        return pa.record_batch(batch)
+    except (pa.ArrowInvalid, TypeError, ValueError) as error:
+        raise InputError(f"dedup: expected a record batch, found {type(batch).__name__}: {error}") from error
+
+
+def _open_snapshot(snapshot: bytes) -> tuple[WindowState, list[bytes]]:
+    view = memoryview(snapshot)
+    if len(view) < _HEAD.size + 4 or bytes(view[:8]) != _MAGIC:
+        raise CorruptState("dedup: these bytes are no snapshot", path="snapshot", offset=0)
+    _, version, head_bytes = _HEAD.unpack(view[: _HEAD.size])
+    if struct.unpack("<I", view[-4:])[0] != crc32c(view[:-4]):
+        raise CorruptState("dedup: the snapshot is damaged; take an older one", path="snapshot")
+    if version != _VERSION:
+        raise StateError(f"dedup: snapshot of format {version}; this version reads format {_VERSION}.")
+    state = json.loads(bytes(view[_HEAD.size : _HEAD.size + head_bytes]))
+    contents = []
+    offset = _HEAD.size + head_bytes
+    for size in state["sizes"]:
+        contents.append(bytes(view[offset : offset + size]))
+        offset += size
+    return state, contents

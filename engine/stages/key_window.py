@@ -1,0 +1,372 @@
+"""The window of keys that were seen: exact, within a byte budget, and durable when asked.
+
+Laws
+    - A row is dropped iff its key was seen within the window (rows, time or for ever); every sighting counts, the first
+      row wins, and a row with a null key component is always kept.
+    - Recent keys are in memory; when they and the filters exceed the budget, the oldest committed ones are sealed
+      into a run on disk. Nothing is forgotten inside the window.
+    - A probe that fails changes nothing: its marks are taken back before the error leaves.
+    - Durable: ``snapshot`` names files that are durable by then, ``restore`` brings back exactly that and deletes
+      the files of this window that it does not name; files that an earlier snapshot named stay until ``release`` of
+      a later one.
+    - After an error while files were written the window refuses further work: what is on disk is behind what was
+      marked.
+    - One owner at a time; the calls may come from any thread.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine._core.dedup import Counts, DedupWindow
+from engine._core.hash import key_ids
+from engine.errors import InputError, StateError
+from engine.instrument import SILENT, Instrument
+from engine.stages.id_log import IdLog
+from engine.stages.id_runs import IdRuns
+from engine.storage import Storage
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["KeyWindow", "Probe", "WindowState", "WindowStatistics"]
+
+WindowState = dict[str, Any]
+"""A JSON-able description of a window: counters, marks, and the names of the files that hold its ids."""
+
+CHUNK_IDS = 65_536
+"""Ids that the ring takes from memory at once (1 MiB), and the fewest that make a run."""
+
+NO_CLOCK = -(2**63)
+"""A clock value that says nothing: the row does not move the clock."""
+
+_FORMAT = 1
+_OUR_FILES = re.compile(r"ids-\d{20}\.log|run-\d{20}-\d{20}\.ids(\.tmp)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a probe found. ``selection`` has one byte a row: 1 for rows that were wanted and are no duplicates.
+
+    ``selected`` counts those: ``fresh`` ones with a key, and ``null_keys`` without. ``duplicates`` were dropped.
+    """
+
+    selection: bytearray
+    selected: int
+    fresh: int
+    duplicates: int
+    null_keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class WindowStatistics:
+    """Counters of committed probes, and sizes as of now.
+
+    ``rows`` were probed; ``duplicates`` dropped, found among recent keys or in runs; ``null_keys`` kept.
+    ``run_lookups`` are the times that a filter could not clear a row, ``suspects_cleared`` those in which the run
+    did not hold its key either; ``evictions`` are the positions that were sealed or fell out of the window.
+    """
+
+    rows: int
+    duplicates: int
+    null_keys: int
+    exact_hits_recent: int
+    exact_hits_runs: int
+    run_lookups: int
+    suspects_cleared: int
+    evictions: int
+    recent_bytes: int
+    filter_bytes: int
+    disk_bytes: int
+    runs: int
+
+
+class KeyWindow:
+    """The window over the key columns with the given indices.
+
+    Args:
+      columns: indices of the key columns in every batch.
+      by: index of the timestamp column that is the clock of a window of time. A null there does not move the clock.
+      within: so many rows with a key, a time (to the microsecond), or None for ever.
+      memory_bytes: the budget for recent keys and filters; a few MiB are needed at least.
+      directory: where files go; made when the first one is written. It may be shared only with other kinds of files.
+      seed: 16 secret bytes.
+      durable: whether ids are logged, so that ``snapshot`` and ``restore`` work across processes.
+      start: the position of the first row; chunk_ids, hint_bits: as in the kernel. For tests.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[int],
+        *,
+        by: int | None = None,
+        within: int | timedelta | None = None,
+        memory_bytes: int,
+        storage: Storage,
+        directory: str,
+        seed: bytes,
+        durable: bool,
+        instrument: Instrument = SILENT,
+        start: int = 0,
+        chunk_ids: int = CHUNK_IDS,
+        hint_bits: int = 32,
+    ) -> None:
+        self._columns = tuple(columns)
+        self._by = by
+        self._within = within // timedelta(microseconds=1) if isinstance(within, timedelta) else within
+        self._timed = isinstance(within, timedelta)
+        self._memory_bytes = memory_bytes
+        self._storage = storage
+        self._directory = directory
+        self._durable = durable
+        self._instrument = instrument
+        self._start = start
+        self._chunk_ids = chunk_ids
+        self._hint_bits = hint_bits
+        self._failed = False
+        self._directory_ready = False
+        self._begin(seed, start)
+
+    def _begin(self, seed: bytes, position: int) -> None:
+        self._seed = seed
+        self._window = DedupWindow(
+            seed=seed,
+            within=self._within,
+            timed=self._timed,
+            start=position,
+            chunk_ids=self._chunk_ids,
+            hint_bits=self._hint_bits,
+        )
+        self._runs = IdRuns(self._storage, self._directory, seed, instrument=self._instrument)
+        self._log = IdLog(self._storage, self._directory, seed)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of recent keys, filters and indices in memory."""
+        return self._window.recent_bytes + self._runs.memory_bytes
+
+    def set_columns(self, columns: Sequence[int], by: int | None) -> None:
+        """Where key and clock columns are from now on."""
+        self._columns = tuple(columns)
+        self._by = by
+
+    def probe_batch(self, rows: pa.RecordBatch, selection: "Buffer | None" = None) -> Probe:
+        """Mark the keys of the wanted rows as seen, for good, and tell which rows remain wanted.
+
+        Raises InputError for clock values that do not fit, CorruptState for a damaged run, OSError for a full disk.
+        """
+        token, probe = self.probe_open(rows, selection)
+        self.commit(token)
+        return probe
+
+    def probe_open(self, rows: pa.RecordBatch, selection: "Buffer | None" = None) -> tuple[int, Probe]:
+        """As ``probe_batch``, but the marks wait for ``commit`` or ``abort`` of the token."""
+        self._check_usable()
+        identities = key_ids(rows, self._columns, self._seed)
+        clock = _clock_values(rows, self._by) if self._timed and self._by is not None else None
+        return self.probe_ids(identities.ids, rows.num_rows, keyed=identities.keyed, selection=selection, clock=clock)
+
+    def probe_ids(
+        self,
+        ids: "Buffer",
+        rows: int,
+        *,
+        keyed: "Buffer | None" = None,
+        selection: "Buffer | None" = None,
+        clock: "Buffer | None" = None,
+    ) -> tuple[int, Probe]:
+        """As ``probe_open``, for 16-byte identities in place of rows."""
+        token, mask = self._window.probe(ids, rows, keyed=keyed, selection=selection, clock=clock)
+        try:
+            if len(self._runs):
+                self._runs.ask(self._window)
+            counts = self._window.last_counts()
+        except BaseException:
+            self._window.abort(token)
+            raise
+        selected = counts.rows - counts.duplicates
+        probe = Probe(mask, selected, selected - counts.null_keys, counts.duplicates, counts.null_keys)
+        return token, probe
+
+    def commit(self, token: int) -> None:
+        """Make the marks of the oldest open token final. Raises ValueError for another token."""
+        self._check_usable()
+        oldest = self._window.oldest_token
+        if oldest is None or oldest[0] != token:
+            raise ValueError(f"token {token} is not the oldest open token; tokens commit in the order of their probes")
+        first, stop = self._window.committed, oldest[1]
+        self._failed = True
+        if self._durable and stop > first:
+            self._prepare_directory(())
+            self._log.append(first, self._window.ids(first, stop))
+        self._window.commit(token)
+        self._fit()
+        self._failed = False
+
+    def abort(self, token: int) -> None:
+        """Take back the marks of a token and of every later one. Raises ValueError unless it is open."""
+        self._window.abort(token)
+
+    def _fit(self) -> None:
+        """Drop what fell out of the window; seal until recent keys and filters are within the budget."""
+        if len(self._runs):
+            self._runs.drop_expired(self._window)
+        while self.memory_bytes > self._memory_bytes:
+            stop = self._seal_stop()
+            if stop is None:
+                break
+            self._prepare_directory(())
+            self._runs.seal(self._window, stop)
+            self._log.drop_below(stop)
+        if self._runs.memory_bytes > self._memory_bytes // 2:
+            self._runs.shed_filters(self._memory_bytes // 2, self._window)
+        self._log.drop_below(self._window.oldest)
+
+    def _seal_stop(self) -> int | None:
+        """Where the next run ends: after a quarter of the recent keys, at a chunk's border; None with too few keys."""
+        oldest, committed = self._window.oldest, self._window.committed
+        wanted = oldest + max(self._chunk_ids, (committed - oldest) // 4)
+        stop = -(-wanted // self._chunk_ids) * self._chunk_ids
+        return stop if stop <= committed else None
+
+    def _prepare_directory(self, keep: Sequence[str]) -> None:
+        """Make the directory, and remove files that a window before this one left in it."""
+        if self._directory_ready:
+            return
+        self._storage.make_directory(self._directory)
+        for name in self._storage.list(self._directory):
+            if _OUR_FILES.fullmatch(name) and name not in keep:
+                self._storage.unlink(os.path.join(self._directory, name))
+        self._directory_ready = True
+
+    def _check_usable(self) -> None:
+        if self._failed:
+            raise StateError("dedup: an earlier error left this window behind its files; restore the last checkpoint.")
+
+    def describe(self) -> WindowState:
+        """The committed window without its files."""
+        return {
+            "format": _FORMAT,
+            "seed": self._seed.hex(),
+            "within": self._within,
+            "timed": self._timed,
+            "oldest": self._window.oldest,
+            "tail": self._window.committed,
+            "evictions": self._window.oldest - self._start,
+            "suspects_cleared": self._runs.suspects_cleared,
+            "horizon": self._window.horizon_state(),
+        }
+
+    def snapshot(self) -> WindowState:
+        """Make the committed window durable and describe it. Raises StateError unless ``durable``, OSError."""
+        self._check_usable()
+        if not self._durable:
+            raise StateError("dedup: this window is not durable and has no snapshot")
+        self._failed = True
+        segments = self._log.sync()
+        runs = self._runs.make_durable()
+        self._failed = False
+        return self.describe() | {"segments": segments, "runs": runs}
+
+    def restore(self, state: WindowState) -> None:
+        """Become the window that ``snapshot`` described. Raises CorruptState, or StateError where it does not fit."""
+        self._restore_description(state)
+        self._prepare_directory([entry["file"] for kind in ("segments", "runs") for entry in state[kind]])
+        self._failed = True
+        self._runs.restore(state["runs"], self._window)
+        for first, ids in self._log.restore(state["segments"], state["oldest"]):
+            if first != self._window.tail:
+                raise StateError(f"dedup: ids of the positions from {self._window.tail:,} to {first:,} are missing")
+            self._window.replay(ids)
+        self._finish_restore(state)
+
+    def _restore_description(self, state: WindowState) -> None:
+        if state.get("format") != _FORMAT:
+            raise StateError(f"dedup: state of format {state.get('format')}; this version reads format {_FORMAT}.")
+        if (state["within"], state["timed"]) != (self._within, self._timed):
+            raise StateError(
+                "dedup: the state is that of another window (within=); start anew or restore the pipeline."
+            )
+        if self._window.tail != self._start or self._directory_ready:
+            raise StateError("dedup: a window that has seen rows cannot be restored")
+        self._start = state["oldest"] - state["evictions"]
+        self._begin(bytes.fromhex(state["seed"]), state["oldest"])
+
+    def _finish_restore(self, state: WindowState) -> None:
+        if self._window.tail != state["tail"]:
+            raise StateError(f"dedup: the id log ends at {self._window.tail:,}, the checkpoint at {state['tail']:,}")
+        self._window.restore_horizon(state["horizon"])
+        self._runs.suspects_cleared = state["suspects_cleared"]
+        self._failed = False
+
+    def contents(self) -> tuple[WindowState, list[bytes]]:
+        """The committed window as a description and bytes that stand alone: the recent ids, then every run's file."""
+        self._check_usable()
+        runs = self._runs.contents()
+        ids = self._window.ids(self._window.oldest, self._window.committed)
+        return self.describe() | {"runs": [state for state, _ in runs]}, [ids, *(content for _, content in runs)]
+
+    def load(self, state: WindowState, contents: Sequence[bytes]) -> None:
+        """Become the window that ``contents`` gave. Raises CorruptState, or StateError where it does not fit."""
+        self._restore_description(state)
+        ids, *files = contents
+        self._failed = True
+        if files:
+            self._prepare_directory(())
+        for run, content in zip(state["runs"], files, strict=True):
+            with self._storage.create(os.path.join(self._directory, run["file"])) as file:
+                file.append(content)
+        self._runs.restore(state["runs"], self._window, durable=False)
+        self._window.replay(ids)
+        self._finish_restore(state)
+
+    def release(self, state: WindowState) -> None:
+        """The snapshot ``state`` is final: delete the files that only earlier ones need. Raises OSError."""
+        self._log.release(state["segments"])
+        self._runs.release(state["runs"])
+
+    def statistics(self) -> WindowStatistics:
+        """Counters of committed probes, and sizes as of now."""
+        counts: Counts = self._window.counts
+        return WindowStatistics(
+            rows=counts.rows,
+            duplicates=counts.duplicates,
+            null_keys=counts.null_keys,
+            exact_hits_recent=counts.recent_hits,
+            exact_hits_runs=counts.run_hits,
+            run_lookups=counts.run_lookups,
+            suspects_cleared=self._runs.suspects_cleared,
+            evictions=self._window.oldest - self._start,
+            recent_bytes=self._window.recent_bytes,
+            filter_bytes=self._runs.memory_bytes,
+            disk_bytes=self._runs.disk_bytes + self._log.size_bytes,
+            runs=len(self._runs),
+        )
+
+    def close(self) -> None:
+        """Close the files; they stay. Harmless when repeated."""
+        self._failed = True
+        self._log.close()
+        self._runs.close()
+
+
+def _clock_values(rows: pa.RecordBatch, column: int) -> "Buffer":
+    """The clock column as int64 microseconds. Raises InputError."""
+    values = rows.column(column)
+    name = rows.schema.field(column).name
+    if not pa.types.is_timestamp(values.type):
+        raise InputError(f'dedup: by="{name}" must be a timestamp, found {values.type}')
+    finer = values.type.unit == "ns"
+    try:
+        micros = pc.cast(values, pa.timestamp("us", values.type.tz), safe=not finer).cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise InputError(f'dedup: by="{name}" holds a time outside the years that microseconds can say') from error
+    if micros.null_count:
+        micros = micros.fill_null(NO_CLOCK)
+    return micros.to_numpy(zero_copy_only=False)

@@ -1,0 +1,456 @@
+"""The only door to the filesystem, and to whatever else differs from run to run: clock and chance.
+
+Laws
+    - Methods raise the operating system's own ``OSError``, with the path in it; callers say what it means.
+    - Bytes are durable after ``File.sync``, a name after ``sync_directory`` of its directory, and neither before.
+    - A failed ``sync`` is never retried: the kernel may have dropped the pages and report success the second time
+      (LWN 752063). The file refuses every later ``sync``.
+    - ``append`` writes at ``size``, which moves only when all bytes were taken: a failed append leaves ``size`` as it
+      was, and the next one overwrites what the failed one left.
+    - Locks are ``flock`` locks: ``fcntl`` locks vanish when any other descriptor of the process on the file is closed.
+    - A forked child owns nothing: its copies of all descriptors are closed, and their use raises ``ForkedError``.
+    - A ``File`` belongs to one thread at a time, but ``pread`` may be called on any; a ``Storage`` has no state.
+    - Tests inject faults by a subclass of ``Storage``: nothing else in the package writes, renames or removes a file.
+"""
+
+import errno
+import fcntl
+import glob
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypedDict
+from weakref import WeakSet
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = [
+    "File",
+    "ForkedError",
+    "Held",
+    "Lock",
+    "Storage",
+    "file_size",
+    "list_files",
+    "monotonic_s",
+    "open_input",
+    "random_id",
+    "wall_clock",
+]
+
+BUFFERS_PER_CALL = 1024
+"""IOV_MAX of Linux and macOS."""
+
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o600
+
+_data_sync = getattr(os, "fdatasync", os.fsync)
+
+
+class ForkedError(OSError):
+    """The file was opened by the parent process; open it again in this one."""
+
+
+class Held(BlockingIOError):  # noqa: N818 - a word of the lock, not a fault
+    """Another process, or another part of this one, holds the lock.
+
+    ``pid``, ``host`` and ``since`` (UTC) describe the holder; each is None where the holder has not written it yet.
+    """
+
+    def __init__(self, path: str, *, pid: int | None, host: str | None, since: datetime | None) -> None:
+        super().__init__(errno.EWOULDBLOCK, f"in use by pid {pid} on host {host} since {since}", path)
+        self.pid = pid
+        self.host = host
+        self.since = since
+
+
+class _Descriptor:
+    """A file descriptor that is closed once, and in a forked child at once."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._forked = False
+        _descriptors.add(self)
+
+    def close(self) -> None:
+        """Close it. Harmless when repeated."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _fileno(self) -> int:
+        if self._descriptor < 0:
+            if self._forked:
+                raise ForkedError(errno.EBADF, "was opened by the parent of this process", self.path)
+            raise ValueError(f"{self.path} is closed")
+        return self._descriptor
+
+    def _poison(self) -> None:
+        self._forked = True
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+_descriptors: WeakSet[_Descriptor] = WeakSet()
+
+
+def _poison_descriptors() -> None:
+    for descriptor in list(_descriptors):
+        descriptor._poison()
+
+
+os.register_at_fork(after_in_child=_poison_descriptors)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Calls on descriptors raise errors without a path: add it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise
+
+
+class File(_Descriptor):
+    """An open file that is appended to, or read at offsets; also the binary stream that pyarrow's writers ask for."""
+
+    def __init__(self, path: str, descriptor: int, *, writable: bool) -> None:
+        super().__init__(path, descriptor)
+        self._writable = writable
+        self._sync_failed = False
+        with _naming(path):
+            self._size = os.fstat(descriptor).st_size
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file, as far as this object wrote or found them."""
+        return self._size
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, here or by a fork."""
+        return self._descriptor < 0
+
+    def append(self, *buffers: "Buffer") -> int:
+        """Write the buffers whole behind the end; give the new size. Raises OSError and leaves ``size`` as it was."""
+        views = [view.cast("B") for view in (memoryview(buffer) for buffer in buffers) if view.nbytes]
+        position = self._size
+        with _naming(self.path):
+            while views:
+                written = os.pwritev(self._fileno(), views[:BUFFERS_PER_CALL], position)
+                if written <= 0:
+                    raise OSError(errno.EIO, "the filesystem took no bytes")
+                position += written
+                _consume(views, written)
+        self._size = position
+        return position
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Exactly ``size`` bytes from ``offset``. Raises EOFError where the file ends before."""
+        pieces: list[bytes] = []
+        with _naming(self.path):
+            while size > 0:
+                piece = os.pread(self._fileno(), size, offset)
+                if not piece:
+                    raise EOFError(f"{self.path}: ends at byte {offset}, {size} more were expected")
+                pieces.append(piece)
+                size -= len(piece)
+                offset += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def truncate(self, size: int) -> None:
+        """Cut the file, or fill it with zeros, to ``size`` bytes."""
+        with _naming(self.path):
+            os.ftruncate(self._fileno(), size)
+        self._size = size
+
+    def sync(self) -> None:
+        """Make the bytes and the length durable. After a failure every later call raises."""
+        descriptor = self._fileno()
+        if self._sync_failed:
+            raise OSError(errno.EIO, "an earlier sync failed; what it left on the disk is unknown", self.path)
+        self._sync_failed = True
+        with _naming(self.path):
+            _data_sync(descriptor)
+        self._sync_failed = False
+
+    def write(self, data: "Buffer") -> int:
+        """``append``, as a binary stream has it: gives the number of bytes taken, always all."""
+        before = self._size
+        return self.append(data) - before
+
+    def tell(self) -> int:
+        """The position of the next write: ``size``."""
+        return self._size
+
+    def flush(self) -> None:
+        """Do nothing: there is no buffer. For durability call ``sync``."""
+
+    def readable(self) -> bool:
+        """Not as a stream: use ``pread``."""
+        return False
+
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        return self._writable
+
+    def seekable(self) -> bool:
+        """Never."""
+        return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _consume(views: list[memoryview], written: int) -> None:
+    """Drop the first ``written`` bytes of ``views``."""
+    done = 0
+    while done < len(views) and written >= views[done].nbytes:
+        written -= views[done].nbytes
+        done += 1
+    del views[:done]
+    if written:
+        views[0] = views[0][written:]
+
+
+class Lock(_Descriptor):
+    """The exclusive lock on a LOCK file, held until ``release`` or the end of the process. The file itself stays."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        super().__init__(path, descriptor)
+        self._pid = os.getpid()
+
+    def check(self) -> None:
+        """Raise ForkedError in another process, and OSError where the LOCK file was deleted or replaced meanwhile."""
+        descriptor = self._fileno()
+        if os.getpid() != self._pid:
+            raise ForkedError(errno.EBADF, f"is held by pid {self._pid}, the parent of this process", self.path)
+        if not _same_file(descriptor, self.path):
+            raise OSError(errno.ESTALE, "was deleted or replaced while it was held", self.path)
+
+    def release(self) -> None:
+        """Let others take it. Harmless when repeated."""
+        self.close()
+
+
+def _same_file(descriptor: int, path: str) -> bool:
+    try:
+        named = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), named)
+
+
+class Storage:
+    """Files and directories by path. Subclass it to inject faults or to count calls."""
+
+    def create(self, path: str, *, mode: int = FILE_MODE) -> File:
+        """Make a new, empty file and open it for reading and writing. Raises FileExistsError."""
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+        return File(path, os.open(path, flags, mode), writable=True)
+
+    def open(self, path: str, *, write: bool = False) -> File:
+        """Open a file that exists. With ``write``, a symbolic link in its place is refused."""
+        flags = os.O_RDWR | os.O_NOFOLLOW if write else os.O_RDONLY
+        return File(path, os.open(path, flags | os.O_CLOEXEC), writable=write)
+
+    def make_directory(self, path: str, *, mode: int = DIRECTORY_MODE) -> None:
+        """Make a directory and its missing parents, all of them durable; nothing where it exists.
+
+        Raises FileExistsError where a file has the name.
+        """
+        parent = os.path.dirname(path.rstrip("/")) or os.curdir
+        if os.path.isdir(path):
+            # A killed process may have made it and not come to the sync. Of a chain that can only be the deepest.
+            self._sync_foreign_directory(parent)
+            return
+        self.make_directory(parent, mode=mode)
+        try:
+            os.mkdir(path, mode)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
+        self.sync_directory(parent)
+
+    def rename(self, source: str, target: str) -> None:
+        """Give a file another name on the same filesystem, atomically; what had that name before is gone."""
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file."""
+        os.unlink(path)
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+        os.rmdir(path)
+
+    def list(self, path: str) -> list[str]:
+        """The names in a directory, sorted."""
+        return sorted(os.listdir(path))
+
+    def tree(self, path: str) -> Iterator[str]:
+        """Relative paths of all below a directory that is no directory itself; in no order, links not followed."""
+        pending = [""]
+        while pending:
+            below = pending.pop()
+            with os.scandir(os.path.join(path, below)) as entries:
+                for entry in entries:
+                    relative = os.path.join(below, entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(relative)
+                    else:
+                        yield relative
+
+    def exists(self, path: str) -> bool:
+        """Whether the name is taken, be it by a link that leads nowhere."""
+        return os.path.lexists(path)
+
+    def is_directory(self, path: str) -> bool:
+        """Whether it is a directory, or a link to one."""
+        return os.path.isdir(path)
+
+    def resolve(self, path: str) -> str:
+        """The absolute path without symbolic links; it need not exist."""
+        return os.path.realpath(path)
+
+    def same_filesystem(self, path: str, other: str) -> bool:
+        """Whether files can be renamed from one directory to the other."""
+        return os.stat(path).st_dev == os.stat(other).st_dev
+
+    def size(self, path: str) -> int:
+        """Bytes in a file."""
+        return os.stat(path).st_size
+
+    def sync_directory(self, path: str) -> None:
+        """Make the names in a directory durable."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with _naming(path):
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _sync_foreign_directory(self, path: str) -> None:
+        # We may stand below a directory that we may pass through but not read: then it is not we who made the entry.
+        try:
+            self.sync_directory(path)
+        except PermissionError:
+            return
+
+    def lock(self, path: str) -> Lock:
+        """Take the lock on the file ``path``, made where missing. Raises Held at once where somebody has it."""
+        while True:
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+            lock = Lock(path, descriptor)
+            with _naming(path):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    held = Held(path, **_read_holder(descriptor))
+                    lock.close()
+                    raise held from None
+                except OSError:
+                    lock.close()
+                    raise
+                if _same_file(descriptor, path):
+                    _write_holder(descriptor)
+                    return lock
+            lock.close()  # it was deleted between open and flock: what we hold locks nothing
+
+
+class _Holder(TypedDict):
+    pid: int | None
+    host: str | None
+    since: datetime | None
+
+
+def _write_holder(descriptor: int) -> None:
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": wall_clock().isoformat()}
+    data = json.dumps(holder).encode()
+    os.pwrite(descriptor, data, 0)
+    os.ftruncate(descriptor, len(data))
+
+
+def _read_holder(descriptor: int) -> _Holder:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return _Holder(
+            pid=int(holder["pid"]), host=str(holder["host"]), since=datetime.fromisoformat(str(holder["since"]))
+        )
+    except (ValueError, KeyError, TypeError):  # half written: the holder is only just beginning
+        return _Holder(pid=None, host=None, since=None)
+
+
+def open_input(path: str) -> pa.NativeFile:
+    """Open a file for reading: seekable, unbuffered, without the GIL. Raises OSError."""
+    return pa.OSFile(path, "r")
+
+
+def file_size(path: str) -> int:
+    """Bytes in a file, links followed."""
+    return os.stat(path).st_size
+
+
+def list_files(path: str) -> list[str]:
+    """Sorted paths of the files that ``path`` stands for: a file, all below a directory, or what a pattern matches.
+
+    Below a directory names that begin with "." or "_" are left out, as Arrow, Polars and Hive do; symbolic links are
+    followed, each directory once. A name that exists is never taken for a pattern. Nothing there: an empty list.
+    Raises OSError where a directory cannot be read.
+    """
+    found: dict[tuple[str, str], str] = {}
+    visited: set[tuple[int, int]] = set()
+    starts = [path] if os.path.lexists(path) else glob.glob(path, recursive=True)
+    for start in sorted(starts, key=lambda name: (len(name), name)):  # a link that leads back gives the longer path
+        for file in _files_below(start, visited) if os.path.isdir(start) else [start]:
+            directory, name = os.path.split(file)
+            found.setdefault((os.path.realpath(directory), name), file)
+    return sorted(found.values())
+
+
+def _files_below(directory: str, visited: set[tuple[int, int]]) -> Iterator[str]:
+    status = os.stat(directory)
+    if (status.st_dev, status.st_ino) in visited:
+        return
+    visited.add((status.st_dev, status.st_ino))
+    with os.scandir(directory) as entries:
+        shown = sorted((entry for entry in entries if not entry.name.startswith((".", "_"))), key=lambda e: e.name)
+    for entry in shown:
+        if entry.is_dir():
+            yield from _files_below(entry.path, visited)
+        else:
+            yield entry.path
+
+
+def random_id(bits: int = 128) -> str:
+    """An unguessable id of that many bits (a multiple of 8), in hexadecimal digits."""
+    return secrets.token_hex(bits // 8)
+
+
+def monotonic_s() -> float:
+    """Seconds since some moment; never goes back. The only clock that decides anything."""
+    return time.monotonic()
+
+
+def wall_clock() -> datetime:
+    """The time of day in UTC, for people to read; nothing is decided by it."""
+    return datetime.now(UTC)

@@ -1,0 +1,303 @@
+// The dedup window: which rows were seen before, exactly, with undo, in front of sealed runs that live elsewhere.
+//
+// Laws
+// - A keyed row takes the next position and is a duplicate iff the last sighting of its id is not below its horizon (horizon.hpp).
+//   Every sighting counts, a duplicate's too; the first row wins, inside a batch as well. Rows without a key take no position.
+// - Sightings in [oldest, tail) are answered by the recent keys; older ones by sealed runs: `suspects` names the rows that a run's
+//   filter could not clear, the caller looks them up, newest run first, and says what was found with `resolve`.
+// - Tokens are numbered from 1 and commit in order; aborting one aborts every later one and leaves the window as if they had never been.
+//   Nothing that an abort could need is forgotten: forgetting and sealing stop at what is committed.
+// - One owner at a time. `probe` either happens or throws with the window as it was.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <utility>
+#include <vector>
+
+#include "bloom.hpp"
+#include "horizon.hpp"
+#include "lru.hpp"
+
+namespace engine {
+
+// A batch as the kernel sees it: foreign, read-only, except `mask`, which the caller lends for the answer (1 = wanted).
+struct IdBatch {
+    const uint8_t* ids = nullptr;        // 16 bytes a row
+    const uint8_t* keyed = nullptr;      // 0 = a key component is null; nullptr = none is
+    const uint8_t* selection = nullptr;  // 0 = not wanted before; nullptr = all are
+    const int64_t* clock = nullptr;      // nullptr with the rows rule
+    size_t rows = 0;
+    uint8_t* mask = nullptr;
+};
+
+struct Tally {
+    uint64_t rows = 0;
+    uint64_t duplicates = 0;
+    uint64_t null_keys = 0;
+    uint64_t recent_hits = 0;
+    uint64_t run_hits = 0;
+    uint64_t run_lookups = 0;
+};
+
+// A sealed run as the window knows it: positions [first, stop), and its filter, if that is in memory.
+struct SealedRun {
+    uint64_t first;
+    uint64_t stop;
+    BloomView filter;
+};
+
+class DedupWindow {
+  public:
+    DedupWindow(IdSeed seed, bool timed, uint64_t within, uint64_t start, uint32_t chunk_bits, uint32_t hint_bits)
+        : recent_(seed, start, chunk_bits, hint_bits), horizon_(timed, within), oldest_(start), committed_(start) {}
+
+    const RecentKeys& recent() const noexcept { return recent_; }
+    const Horizon& horizon() const noexcept { return horizon_; }
+    const Horizon::State& committed_horizon() const noexcept { return committed_state_; }
+    const Tally& committed_tally() const noexcept { return committed_tally_; }
+    uint64_t oldest() const noexcept { return oldest_; }
+    uint64_t committed() const noexcept { return committed_; }
+    uint64_t tail() const noexcept { return recent_.tail(); }
+    // 0 when no token is open.
+    uint64_t oldest_token() const noexcept { return tokens_.empty() ? 0 : tokens_.front().number; }
+    uint64_t oldest_token_stop() const noexcept { return tokens_.size() > 1 ? tokens_[1].start : recent_.tail(); }
+    bool is_open(uint64_t number) const noexcept {
+        for (const Token& token : tokens_)
+            if (token.number == number) return true;
+        return false;
+    }
+
+    // Probes and marks; returns the token. The rows that sealed runs must be asked for are in the candidates.
+    uint64_t probe(const IdBatch& batch, bool has_runs) {
+        candidates_.clear();
+        candidate_hashes_.clear();
+        batch_ = batch;
+        Token token;
+        token.number = next_number_;
+        token.start = recent_.tail();
+        token.before = horizon_.state();
+        const size_t count = choose_rows(token.tally);
+        recent_.reserve(count, oldest_);
+        tokens_.push_back(std::move(token));
+        try {
+            sight_rows(count, has_runs);
+        } catch (...) {
+            abort_last();
+            throw;
+        }
+        return next_number_++;
+    }
+
+    // The candidates that `run` may hold within their horizon, as indices for `candidate_id` and `resolve`.
+    const std::vector<uint32_t>& suspects(const SealedRun& run) {
+        suspects_.clear();
+        if (candidates_.empty()) return suspects_;
+        if (run.filter.blocks) {
+            verdicts_.resize(candidates_.size());
+            bloom_test_many(run.filter, candidate_hashes_.data(), candidates_.size(), verdicts_.data());
+        } else {
+            verdicts_.assign(candidates_.size(), 1);
+        }
+        for (size_t i = 0; i < candidates_.size(); ++i)
+            if (verdicts_[i] && candidates_[i].horizon < run.stop) suspects_.push_back(static_cast<uint32_t>(i));
+        return suspects_;
+    }
+
+    Id candidate_id(uint32_t index) const noexcept { return *recent_.ring().at(candidates_[index].position); }
+
+    // positions[i] is where the run saw suspect i last, or kNowhere. Found ones are settled: older runs need not be asked.
+    void resolve(const uint64_t* positions) noexcept {
+        Tally& tally = tokens_.back().tally;
+        tally.run_lookups += suspects_.size();
+        for (size_t i = 0; i < suspects_.size(); ++i) {
+            if (positions[i] == kNowhere) continue;
+            Candidate& candidate = candidates_[suspects_[i]];
+            if (positions[i] >= candidate.horizon) {
+                batch_.mask[candidate.row] = 0;
+                ++tally.duplicates;
+                ++tally.run_hits;
+            }
+            candidate.position = kNowhere;
+        }
+        size_t kept = 0;
+        for (size_t i = 0; i < candidates_.size(); ++i) {
+            if (candidates_[i].position == kNowhere) continue;
+            candidates_[kept] = candidates_[i];
+            candidate_hashes_[kept++] = candidate_hashes_[i];
+        }
+        candidates_.resize(kept);
+        candidate_hashes_.resize(kept);
+        suspects_.clear();
+    }
+
+    const Tally& last_tally() const noexcept { return tokens_.back().tally; }
+
+    // Commits the oldest token. REQUIRES: one is open.
+    void commit() noexcept {
+        Token& token = tokens_.front();
+        committed_ = oldest_token_stop();
+        committed_state_ = tokens_.size() > 1 ? tokens_[1].before : horizon_.state();
+        committed_tally_.rows += token.tally.rows;
+        committed_tally_.duplicates += token.tally.duplicates;
+        committed_tally_.null_keys += token.tally.null_keys;
+        committed_tally_.recent_hits += token.tally.recent_hits;
+        committed_tally_.run_hits += token.tally.run_hits;
+        committed_tally_.run_lookups += token.tally.run_lookups;
+        tokens_.pop_front();
+        horizon_.settle(committed_state_);
+        forget_below(std::min(committed_state_.position, committed_));
+    }
+
+    // REQUIRES: the token is open.
+    void abort(uint64_t number) noexcept {
+        while (!tokens_.empty() && tokens_.back().number >= number) abort_last();
+    }
+
+    // Positions below `position` are answered by a sealed run from now on. REQUIRES: position <= committed.
+    void seal_below(uint64_t position) noexcept {
+        forget_below(position);
+        recent_.shrink_table();
+    }
+
+    // Marks again what was seen before, without asking: for a window that is being restored. Positions go on from the tail.
+    void replay(const uint8_t* ids, size_t count) {
+        recent_.reserve(count, oldest_);
+        ids_of_replay(ids, count);
+        committed_ = recent_.tail();
+    }
+
+    void restore_horizon(const Horizon::State& state, std::deque<Mark> marks, const Tally& tally) noexcept {
+        horizon_.restore(state, std::move(marks));
+        committed_state_ = horizon_.state();
+        committed_tally_ = tally;
+    }
+
+  private:
+    struct Refreshed {
+        uint64_t position;
+        uint64_t previous;
+    };
+    struct Token {
+        uint64_t number = 0;
+        uint64_t start = 0;
+        Horizon::State before;
+        Tally tally;
+        std::vector<Refreshed> refreshed;
+    };
+    struct Candidate {
+        uint64_t position;
+        uint64_t horizon;
+        uint32_t row;
+    };
+    static constexpr size_t kBucketAhead = 28;  // rows between asking for a bucket and using it: about one memory latency
+    static constexpr size_t kIdAhead = 12;      // and between asking for the id that a hint points to and comparing it
+
+    // Fills rows_ with the rows to probe (empty = all of them) and the mask of the others; returns how many there are.
+    size_t choose_rows(Tally& tally) {
+        rows_.clear();
+        if (!batch_.keyed && !batch_.selection) {
+            all_rows_ = true;
+            tally.rows = batch_.rows;
+            return batch_.rows;
+        }
+        all_rows_ = false;
+        rows_.reserve(batch_.rows);
+        for (size_t row = 0; row < batch_.rows; ++row) {
+            const bool wanted = !batch_.selection || batch_.selection[row];
+            const bool keyed = !batch_.keyed || batch_.keyed[row];
+            batch_.mask[row] = wanted;
+            tally.rows += wanted;
+            tally.null_keys += wanted && !keyed;
+            if (wanted && keyed) rows_.push_back(static_cast<uint32_t>(row));
+        }
+        return rows_.size();
+    }
+
+    size_t row_of(size_t i) const noexcept { return all_rows_ ? i : rows_[i]; }
+
+    void sight_rows(size_t count, bool has_runs) {
+        Token& token = tokens_.back();
+        hashes_.resize(count);
+        if (has_runs) {
+            candidates_.reserve(count);
+            candidate_hashes_.reserve(count);
+        }
+        for (size_t i = 0; i < count; ++i) hashes_[i] = hash_id(load_id(batch_.ids + row_of(i) * sizeof(Id)), recent_.seed());
+        const int64_t* clock = horizon_.timed() ? batch_.clock : nullptr;
+        for (size_t i = 0; i < count; ++i) {
+            if (i + kBucketAhead < count) recent_.prefetch(hashes_[i + kBucketAhead]);
+            if (i + kIdAhead < count) recent_.prefetch_id(hashes_[i + kIdAhead], oldest_);
+            const size_t row = row_of(i);
+            const uint64_t position = recent_.tail();
+            const uint64_t horizon = horizon_.advance(position, clock ? clock[row] : 0);
+            if (token.refreshed.size() == token.refreshed.capacity()) token.refreshed.reserve(2 * token.refreshed.size() + 64);
+            const uint64_t previous = recent_.sight(load_id(batch_.ids + row * sizeof(Id)), hashes_[i], oldest_);
+            const bool duplicate = previous != kNowhere && previous >= horizon;
+            batch_.mask[row] = !duplicate;
+            token.tally.recent_hits += duplicate;
+            if (previous != kNowhere) {
+                token.refreshed.push_back({position, previous});
+            } else if (has_runs && horizon < oldest_) {
+                candidates_.push_back({position, horizon, static_cast<uint32_t>(row)});
+                candidate_hashes_.push_back(hashes_[i]);
+            }
+        }
+        token.tally.duplicates = token.tally.recent_hits;
+    }
+
+    void ids_of_replay(const uint8_t* ids, size_t count) {
+        hashes_.resize(count);
+        for (size_t i = 0; i < count; ++i) hashes_[i] = hash_id(load_id(ids + i * sizeof(Id)), recent_.seed());
+        for (size_t i = 0; i < count; ++i) {
+            if (i + kBucketAhead < count) recent_.prefetch(hashes_[i + kBucketAhead]);
+            if (i + kIdAhead < count) recent_.prefetch_id(hashes_[i + kIdAhead], oldest_);
+            recent_.sight(load_id(ids + i * sizeof(Id)), hashes_[i], oldest_);
+        }
+    }
+
+    void abort_last() noexcept {
+        Token& token = tokens_.back();
+        auto& refreshed = token.refreshed;
+        while (recent_.tail() > token.start) {
+            uint64_t previous = kNowhere;
+            if (!refreshed.empty() && refreshed.back().position == recent_.tail() - 1) {
+                previous = refreshed.back().previous;
+                refreshed.pop_back();
+            }
+            recent_.unsight(previous, oldest_);
+        }
+        horizon_.rewind(token.before);
+        candidates_.clear();
+        candidate_hashes_.clear();
+        suspects_.clear();
+        tokens_.pop_back();
+    }
+
+    void forget_below(uint64_t position) noexcept {
+        if (position > oldest_) oldest_ = position;
+        recent_.forget_below(oldest_);
+    }
+
+    RecentKeys recent_;
+    Horizon horizon_;
+    uint64_t oldest_;     // sightings below are not in the recent keys
+    uint64_t committed_;  // the tail as of the last commit
+    Horizon::State committed_state_;
+    Tally committed_tally_;
+    std::deque<Token> tokens_;  // open ones, oldest first
+    uint64_t next_number_ = 1;
+
+    // Of the batch at hand; kept for their memory.
+    IdBatch batch_;
+    bool all_rows_ = true;
+    std::vector<uint32_t> rows_;
+    std::vector<uint64_t> hashes_;
+    std::vector<Candidate> candidates_;
+    std::vector<uint64_t> candidate_hashes_;
+    std::vector<uint8_t> verdicts_;
+    std::vector<uint32_t> suspects_;
+};
+
+}  // namespace engine

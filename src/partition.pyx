@@ -1,0 +1,257 @@
+"""Partitioning of whole batches by key, and gathering of selected rows; algorithm and laws are in partition_scatter.hpp.
+
+Functions keep nothing between calls and a `Partitioner` never changes, so all of this may be called from any thread. The output's
+memory comes from the pool and goes back to it when the last slice of the output is gone.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libcpp cimport bool as bool_t
+from libcpp.vector cimport vector
+
+from arrow_c cimport (
+    ArrowArray,
+    ArrowSchema,
+    Batch,
+    Column,
+    array_of,
+    column_indices,
+    export_array,
+    new_array_capsule,
+    parse_batch,
+    parse_wanted,
+    schema_of,
+)
+from pool cimport import_pool, new_buffer
+
+
+cdef extern from "partition_scatter.hpp" namespace "engine" nogil:
+    const int kMaxPartitions
+    cppclass Plan:
+        int64_t count
+        bool_t all_wanted
+        vector[int64_t] starts
+
+    Plan plan_gather(int64_t length, const uint8_t* selection) except +
+    Plan plan_partition(const Batch& keys, const uint8_t* selection, uint32_t partitions) except +
+    int only_partition(const Plan& plan)
+    void invert_plan(const Plan& plan, int64_t* indices)
+    void c_key_groups "engine::key_groups"(const Batch& batch, uint16_t* groups) except +
+    int64_t c_combine_selection "engine::combine_selection"(const uint8_t* selection, const Column& mask, uint8_t* wanted)
+    void scatter_batch(const Batch& batch, const Plan& plan, const vector[ArrowArray*]& taken, ArrowArray* out) except +
+
+
+cdef extern from "column.hpp" namespace "engine":
+    bool_t is_nested "engine::is_nested"(const Column& column)
+    bool_t is_boolean "engine::is_boolean"(const Column& column)
+    Column parse_column(const ArrowSchema& schema, ArrowArray& array, int64_t offset, int64_t length) except +
+
+
+import_pool()
+
+
+cdef object _record_batch(object batch):
+    """The batch as a pyarrow.RecordBatch; a struct's own nulls and offset move to its children."""
+    import pyarrow
+
+    if isinstance(batch, pyarrow.RecordBatch):
+        return batch
+    if not hasattr(batch, "__arrow_c_array__"):
+        raise TypeError(f"an Arrow batch is needed, an object with __arrow_c_array__, not {type(batch).__name__}")
+    array = pyarrow.array(batch)
+    if not pyarrow.types.is_struct(array.type):
+        raise ValueError(f"a batch must be an Arrow struct, not {array.type}")
+    return pyarrow.RecordBatch.from_struct_array(array)
+
+
+cdef class _Selection:
+    """A selection's bytes, held for one call: `wanted` is NULL for all rows."""
+
+    cdef const uint8_t* wanted
+    cdef Py_buffer _view
+    cdef bint _held
+
+    def __cinit__(self, object selection, Py_ssize_t length):
+        self.wanted = NULL
+        self._held = False
+        if selection is None:
+            return
+        PyObject_GetBuffer(selection, &self._view, PyBUF_SIMPLE)
+        self._held = True
+        if self._view.len != length:
+            raise ValueError(f"a selection must have one byte a row: {self._view.len} bytes for {length} rows")
+        # An empty buffer may have no address, which would mean all rows: of none, that is the same.
+        self.wanted = <const uint8_t*>self._view.buf
+
+    def __dealloc__(self):
+        if self._held:
+            PyBuffer_Release(&self._view)
+
+
+cdef object _take(object column, object indices):
+    """The rows of a nested column, by pyarrow; run-end encoded ones are decoded for it and encoded again."""
+    import pyarrow
+    import pyarrow.compute
+
+    if pyarrow.types.is_run_end_encoded(column.type):
+        taken = pyarrow.compute.run_end_decode(column).take(indices)
+        return pyarrow.compute.run_end_encode(taken, run_end_type=column.type.run_end_type)
+    return column.take(indices)
+
+
+cdef object _plan_indices(const Plan& plan):
+    """The input row of each output row, as an Arrow array for `take`."""
+    import pyarrow
+
+    cdef void* indices = NULL
+    buffer = new_buffer(plan.count * sizeof(int64_t), &indices)
+    invert_plan(plan, <int64_t*>indices)
+    return pyarrow.Array.from_buffers(pyarrow.int64(), plan.count, [None, pyarrow.py_buffer(buffer)])
+
+
+cdef object _restore_types(object scattered, object batch, const Plan& plan):
+    """`scattered` with the types of `batch`: an extension type that is not registered comes back from C as its storage."""
+    import pyarrow
+
+    columns = []
+    for column, field, source in zip(scattered.columns, batch.schema, batch.columns):
+        if column.type != field.type:
+            if isinstance(field.type, pyarrow.BaseExtensionType) and column.type == field.type.storage_type:
+                column = pyarrow.ExtensionArray.from_storage(field.type, column)
+            else:
+                column = _take(source, _plan_indices(plan))
+        columns.append(column)
+    return pyarrow.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+cdef object _scatter(object batch, const Plan& plan):
+    """A new RecordBatch of the plan's rows, in the plan's order."""
+    import pyarrow
+
+    # Exported afresh, so that its dictionaries and text may be moved into the output.
+    capsules = export_array(batch)
+    cdef Batch parsed = parse_batch(schema_of(capsules)[0], array_of(capsules)[0])
+    cdef vector[ArrowArray*] taken
+    cdef size_t index
+    cdef ArrowArray* out = NULL
+    indices = None
+    kept = []
+    for index in range(parsed.columns.size()):
+        if is_nested(parsed.columns[index]):
+            indices = _plan_indices(plan) if indices is None else indices
+            exported = _take(batch.column(index), indices).__arrow_c_array__()
+            kept.append(exported)
+            taken.push_back(array_of(exported))
+    result = new_array_capsule(&out)
+    with nogil:
+        scatter_batch(parsed, plan, taken, out)
+    schema = batch.schema
+    scattered = pyarrow.RecordBatch._import_from_c_capsule(schema.__arrow_c_schema__(), result)
+    return scattered if scattered.schema.equals(schema) else _restore_types(scattered, batch, plan)
+
+
+cdef object _empty(object schema):
+    """A batch of no rows that holds on to no other batch's memory."""
+    import pyarrow
+
+    return pyarrow.RecordBatch.from_arrays([column.combine_chunks() for column in schema.empty_table().columns], schema=schema)
+
+
+cdef class Partitioner:
+    """Splits batches by the hash of their key columns: partition = key_group * partitions >> 15.
+
+    columns: indices of the key columns, at least one. partitions: 1 to 1,024. Raises ValueError for anything else.
+    """
+
+    cdef readonly tuple columns
+    cdef readonly int partitions
+
+    def __init__(self, columns: object, partitions: int):
+        if not 1 <= partitions <= kMaxPartitions:
+            raise ValueError(f"partitions must be 1 to {kMaxPartitions}, not {partitions}")
+        self.columns = tuple(columns)
+        self.partitions = partitions
+        column_indices(self.columns)
+
+    def partition(self, batch: object, selection: object = None) -> list[object]:
+        """One pyarrow.RecordBatch a partition, by index: its rows in input order, with the input's schema and metadata.
+
+        `selection` is a buffer of one byte a row (0: leave the row out) or None. The batches are slices of one new batch; when
+        every row goes to one partition and none is left out, that one is the input itself. Raises ValueError for a type that
+        cannot be a key and a selection of another length, IndexError for a key column that does not exist.
+        """
+        batch = _record_batch(batch)
+        cdef _Selection selected = _Selection(selection, batch.num_rows)
+        capsules = export_array(batch)
+        cdef Batch keys = parse_wanted(schema_of(capsules)[0], array_of(capsules)[0], column_indices(self.columns))
+        cdef Plan plan
+        cdef int only
+        cdef uint32_t partitions = self.partitions
+        with nogil:
+            plan = plan_partition(keys, selected.wanted, partitions)
+            only = only_partition(plan)
+        if only >= 0 and plan.all_wanted:
+            return self._cut(plan, batch)
+        return self._cut(plan, _scatter(batch, plan))
+
+    cdef list _cut(self, const Plan& plan, object ordered):
+        cdef int64_t start, count
+        empty = None
+        cut = []
+        for index in range(self.partitions):
+            start = plan.starts[index]
+            count = plan.starts[index + 1] - start
+            if count == plan.count:
+                cut.append(ordered if plan.count else _empty(ordered.schema))
+            elif count:
+                cut.append(ordered.slice(start, count))
+            else:
+                empty = _empty(ordered.schema) if empty is None else empty
+                cut.append(empty)
+        return cut
+
+
+def gather(batch: object, selection: object) -> object:
+    """The wanted rows of a batch as a new pyarrow.RecordBatch with the same schema; the batch itself when all are wanted.
+
+    `selection` is a buffer of one byte a row (0: not wanted) or None for all. Raises ValueError for another length.
+    """
+    batch = _record_batch(batch)
+    cdef int64_t length = batch.num_rows
+    cdef _Selection selected = _Selection(selection, length)
+    cdef Plan plan
+    with nogil:
+        plan = plan_gather(length, selected.wanted)
+    return batch if plan.all_wanted else _scatter(batch, plan)
+
+
+def key_groups(batch: object, columns: object) -> object:
+    """A buffer of one uint16 a row: the key group (0 to 32,767) of the key made of these columns. Raises as `hash_rows`."""
+    capsules = export_array(batch)
+    cdef Batch parsed = parse_wanted(schema_of(capsules)[0], array_of(capsules)[0], column_indices(columns))
+    cdef void* groups = NULL
+    buffer = new_buffer(parsed.length * sizeof(uint16_t), &groups)
+    with nogil:
+        c_key_groups(parsed, <uint16_t*>groups)
+    return buffer
+
+
+def combine_selection(selection: object, mask: object, length: int) -> tuple[object, int]:
+    """A new selection (one byte a row) and its number of wanted rows: wanted before, and true in `mask`; null is not wanted.
+
+    `mask` is an Arrow boolean array of `length` rows. Raises ValueError for another type or length.
+    """
+    cdef int64_t rows = length
+    cdef int64_t count
+    cdef void* wanted = NULL
+    cdef _Selection selected = _Selection(selection, rows)
+    capsules = export_array(mask)
+    cdef Column column = parse_column(schema_of(capsules)[0], array_of(capsules)[0], 0, array_of(capsules).length)
+    if not is_boolean(column) or column.length != rows:
+        raise ValueError(
+            f"a mask must be {rows} booleans, not {column.length} values of Arrow format {column.schema.format.decode()!r}"
+        )
+    buffer = new_buffer(rows, &wanted)
+    with nogil:
+        count = c_combine_selection(selected.wanted, column, <uint8_t*>wanted)
+    return buffer, count

@@ -1,0 +1,322 @@
+// Moves the wanted rows of every column to their partitions: sequential reads, scattered writes, into pooled memory.
+//
+// Laws
+// - Each input column is read once, in order, and written to one output column whose rows are ordered by partition; the
+//   partitions are zero-copy slices of it. A scattered write costs less than the gathered read of `take`, because a few
+//   write streams stay in the cache while the input does not.
+// - Text is copied in steps of 16 to 64 bytes. A step may write past its row, but only into rows of the same partition that
+//   are still to come or into the padding of our own block; it never reads past the text that the input's offsets prove.
+// - Views keep pointing into the input's text, which the output keeps alive; a dictionary is moved along uncopied.
+// - The output has the layout of the input's schema, so that importing it with that schema is exact.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "arrow_c.hpp"
+#include "partition.hpp"
+
+namespace engine {
+
+// The j-th wanted row: from `source(j)`, to `position(j)` in partition `partition(j)`. One type per shape of plan, so that the
+// inner loops know it.
+struct GatherRows {
+    static constexpr bool scattered = false;
+    const uint32_t* sources;
+    uint32_t source(int64_t j) const { return sources[j]; }
+    int64_t position(int64_t j) const { return j; }
+    int partition(int64_t) const { return 0; }
+};
+
+struct AllRows {
+    static constexpr bool scattered = false;
+    int64_t source(int64_t j) const { return j; }
+    int64_t position(int64_t j) const { return j; }
+    int partition(int64_t) const { return 0; }
+};
+
+struct ScatterAllRows {
+    static constexpr bool scattered = true;
+    const uint32_t* positions;
+    const uint16_t* destinations;
+    int64_t source(int64_t j) const { return j; }
+    uint32_t position(int64_t j) const { return positions[j]; }
+    int partition(int64_t j) const { return destinations[j]; }
+};
+
+struct ScatterWantedRows {
+    static constexpr bool scattered = true;
+    const uint32_t* sources;
+    const uint32_t* positions;
+    const uint16_t* destinations;
+    uint32_t source(int64_t j) const { return sources[j]; }
+    uint32_t position(int64_t j) const { return positions[j]; }
+    int partition(int64_t j) const { return destinations[j]; }
+};
+
+template <class Visit>
+void visit_plan(const Plan& plan, Visit&& visit) {
+    const uint32_t* sources = plan.sources.as<uint32_t>();
+    const uint32_t* positions = plan.positions.as<uint32_t>();
+    const uint16_t* destinations = plan.destinations.as<uint16_t>();
+    if (plan.one_partition()) return plan.all_wanted ? visit(AllRows{}) : visit(GatherRows{sources});
+    if (plan.all_wanted) return visit(ScatterAllRows{positions, destinations});
+    visit(ScatterWantedRows{sources, positions, destinations});
+}
+
+// With many partitions the hardware follows too few write streams: the line that a stream reaches soon is fetched in time.
+constexpr uintptr_t kPrefetchBytes = 192;
+
+template <class Rows>
+inline void prefetch_for_write(const void* written) {
+#if defined(__GNUC__) || defined(__clang__)
+    // The address may lie behind the block: a prefetch never faults.
+    if (Rows::scattered) __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(written) + kPrefetchBytes), 1);
+#else
+    (void)written;
+#endif
+}
+
+template <int Width, class Rows>
+void scatter_slots(const uint8_t* from, uint8_t* to, int64_t count, const Rows& rows) {
+    for (int64_t j = 0; j < count; ++j) {
+        uint8_t* target = to + int64_t{rows.position(j)} * Width;
+        std::memcpy(target, from + int64_t{rows.source(j)} * Width, Width);
+        prefetch_for_write<Rows>(target);
+    }
+}
+
+template <class Rows>
+void scatter_wide_slots(const uint8_t* from, uint8_t* to, int64_t count, int64_t width, const Rows& rows) {
+    for (int64_t j = 0; j < count; ++j) {
+        std::memcpy(to + int64_t{rows.position(j)} * width, from + int64_t{rows.source(j)} * width, static_cast<size_t>(width));
+    }
+}
+
+inline Block scatter_fixed(const Column& column, const Plan& plan) {
+    const int64_t width = column.type.width_bytes;
+    Block block(static_cast<size_t>(plan.count * width));
+    uint8_t* to = block.as<uint8_t>();
+    if (plan.count == 0 || width == 0) return block;
+    const uint8_t* from = column.values + column.offset * width;
+    visit_plan(plan, [&](auto rows) {
+        switch (width) {
+            case 1:
+                return scatter_slots<1>(from, to, plan.count, rows);
+            case 2:
+                return scatter_slots<2>(from, to, plan.count, rows);
+            case 4:
+                return scatter_slots<4>(from, to, plan.count, rows);
+            case 8:
+                return scatter_slots<8>(from, to, plan.count, rows);
+            case 16:
+                return scatter_slots<16>(from, to, plan.count, rows);
+            case 32:
+                return scatter_slots<32>(from, to, plan.count, rows);
+            default:
+                return scatter_wide_slots(from, to, plan.count, width, rows);
+        }
+    });
+    return block;
+}
+
+// One byte (0 or 1) a row to one bit a row; returns how many bytes were 1. `flags` is read in whole words of its padding.
+inline int64_t pack_bits(uint8_t* flags, int64_t count, uint8_t* bits) {
+    std::memset(flags + count, 0, 8);
+    int64_t ones = 0;
+    for (int64_t i = 0; i < count; i += 8) {
+        // Byte i of the word lands on bit 56 + i of the product; no two partial products meet.
+        const uint8_t packed = static_cast<uint8_t>(load64(flags + i) * 0x0102040810204080u >> 56);
+        bits[i >> 3] = packed;
+        for (uint8_t rest = packed; rest != 0; rest &= static_cast<uint8_t>(rest - 1)) ++ones;
+    }
+    return ones;
+}
+
+inline size_t bits_bytes(int64_t count) { return static_cast<size_t>((count + 7) / 8); }
+
+struct Bits {
+    Block block;
+    int64_t ones = 0;
+};
+
+// `read(row)` gives 0 or 1 for an input row.
+template <class Read>
+Bits scatter_flags(const Plan& plan, Read&& read) {
+    Bits bits;
+    const Block flags_block(static_cast<size_t>(plan.count));
+    uint8_t* flags = flags_block.as<uint8_t>();
+    visit_plan(plan, [&](auto rows) {
+        for (int64_t j = 0; j < plan.count; ++j) flags[rows.position(j)] = read(rows.source(j));
+    });
+    bits.block = Block(bits_bytes(plan.count));
+    bits.ones = pack_bits(flags, plan.count, bits.block.as<uint8_t>());
+    return bits;
+}
+
+// The byte of text that a partition writes next, and the first one that is no longer its own.
+struct TextCursor {
+    int64_t next;
+    int64_t end;
+};
+
+template <int Step>
+inline void copy_text(uint8_t* to, const uint8_t* from, int64_t size, int64_t room, int64_t readable) {
+    const int64_t stepped = (size + Step - 1) / Step * Step;
+    if (stepped <= room && stepped <= readable) {
+        for (int64_t at = 0; at < stepped; at += Step) std::memcpy(to + at, from + at, Step);
+    } else if (size > 0) {
+        std::memcpy(to, from, static_cast<size_t>(size));
+    }
+}
+
+// Sums the bytes of each partition and turns them into cursors; returns the total.
+template <class Offset, class Rows>
+int64_t start_text_cursors(const Offset* offsets, const Plan& plan, const Rows& rows, std::vector<TextCursor>& cursors) {
+    for (int64_t j = 0; j < plan.count; ++j) {
+        const int64_t row = rows.source(j);
+        cursors[static_cast<size_t>(rows.partition(j))].end += offsets[row + 1] - offsets[row];
+    }
+    int64_t total = 0;
+    for (TextCursor& cursor : cursors) {
+        cursor.next = total;
+        total += cursor.end;
+        cursor.end = total;
+    }
+    cursors.back().end += kPaddingBytes;
+    return total;
+}
+
+template <int Step, class Offset, class Rows>
+void scatter_text_steps(const Column& column, const Plan& plan, const Rows& rows, std::vector<TextCursor>& cursors,
+                        Offset* out_offsets, uint8_t* out_bytes) {
+    const Offset* offsets = column.slots<Offset>();
+    const uint8_t* bytes = column.bytes;
+    const int64_t readable_end = offsets[column.length];
+    TextCursor* const all_cursors = cursors.data();
+    for (int64_t j = 0; j < plan.count; ++j) {
+        const int64_t row = rows.source(j);
+        const int64_t start = offsets[row];
+        const int64_t size = offsets[row + 1] - start;
+        TextCursor& cursor = all_cursors[rows.partition(j)];
+        const int64_t target = cursor.next;
+        cursor.next = target + size;
+        out_offsets[rows.position(j)] = static_cast<Offset>(target);
+        prefetch_for_write<Rows>(out_bytes + target);
+        copy_text<Step>(out_bytes + target, bytes + start, size, cursor.end - target, readable_end - start);
+    }
+}
+
+template <class Offset>
+void scatter_text(const Column& column, const Plan& plan, OutputNode& node) {
+    Block offsets_block(static_cast<size_t>(plan.count + 1) * sizeof(Offset));
+    Offset* out_offsets = offsets_block.as<Offset>();
+    Block bytes_block;
+    if (plan.count == 0) {
+        out_offsets[0] = 0;
+        bytes_block = Block(0);
+    } else {
+        visit_plan(plan, [&](auto rows) {
+            std::vector<TextCursor> cursors(plan.starts.size() - 1, TextCursor{0, 0});
+            const int64_t total = start_text_cursors(column.slots<Offset>(), plan, rows, cursors);
+            if (static_cast<int64_t>(static_cast<Offset>(total)) != total) throw std::overflow_error("a text column outgrew its offsets");
+            bytes_block = Block(static_cast<size_t>(total));
+            uint8_t* out_bytes = bytes_block.as<uint8_t>();
+            out_offsets[plan.count] = static_cast<Offset>(total);
+            const int64_t mean = total / plan.count;
+            if (mean <= 14) {
+                scatter_text_steps<16>(column, plan, rows, cursors, out_offsets, out_bytes);
+            } else if (mean <= 28) {
+                scatter_text_steps<32>(column, plan, rows, cursors, out_offsets, out_bytes);
+            } else {
+                scatter_text_steps<64>(column, plan, rows, cursors, out_offsets, out_bytes);
+            }
+        });
+    }
+    node.add_buffer(std::move(offsets_block));
+    node.add_buffer(std::move(bytes_block));
+}
+
+inline void scatter_validity(const Column& column, const Plan& plan, OutputNode& node) {
+    bool any_null = false;
+    for_each_null(column, [&](int64_t) { any_null = true; });
+    if (!any_null) {
+        node.buffers.push_back(nullptr);
+        return;
+    }
+    Bits valid = scatter_flags(plan, [&](int64_t row) { return static_cast<uint8_t>(!column.is_null(row)); });
+    node.null_count = plan.count - valid.ones;
+    node.add_buffer(std::move(valid.block));
+}
+
+// The views move, the text they point to stays: the input's array is moved into the node to keep that text alive.
+inline void scatter_views(const Column& column, const Plan& plan, OutputNode& node) {
+    node.add_buffer(scatter_fixed(column, plan));
+    for (int64_t i = 2; i < column.variadic_count + 3; ++i) node.buffers.push_back(column.array->buffers[i]);
+    move_array(column.array, &node.borrowed);
+}
+
+inline void scatter_values(const Column& column, const Plan& plan, OutputNode& node) {
+    switch (column.type.kind) {
+        case Kind::boolean: {
+            const uint8_t* bits = column.values;
+            const int64_t offset = column.offset;
+            Bits values = scatter_flags(plan, [=](int64_t row) {
+                return static_cast<uint8_t>(bits[(offset + row) >> 3] >> ((offset + row) & 7) & 1);
+            });
+            node.add_buffer(std::move(values.block));
+            break;
+        }
+        case Kind::text32:
+            scatter_text<int32_t>(column, plan, node);
+            break;
+        case Kind::text64:
+            scatter_text<int64_t>(column, plan, node);
+            break;
+        case Kind::view:
+            scatter_views(column, plan, node);
+            break;
+        default:
+            node.add_buffer(scatter_fixed(column, plan));
+    }
+    if (column.dictionary) {
+        node.dictionary = std::make_unique<ArrowArray>();
+        move_array(column.array->dictionary, node.dictionary.get());
+    }
+}
+
+inline void scatter_column(const Column& column, const Plan& plan, ArrowArray* out) {
+    auto node = std::make_unique<OutputNode>();
+    node->length = plan.count;
+    if (column.type.kind == Kind::null) {
+        node->null_count = plan.count;
+    } else {
+        scatter_validity(column, plan, *node);
+        scatter_values(column, plan, *node);
+    }
+    export_node(std::move(node), out);
+}
+
+// Scatters all columns of `batch` by `plan` into `out`. `taken` holds, for each nested column in order, the array that a foreign
+// `take` made of it; it is moved. The batch is used up: parts of it may have been moved into the output.
+inline void scatter_batch(const Batch& batch, const Plan& plan, const std::vector<ArrowArray*>& taken, ArrowArray* out) {
+    auto root = std::make_unique<OutputNode>();
+    root->length = plan.count;
+    root->buffers.push_back(nullptr);
+    size_t next_taken = 0;
+    for (const Column& column : batch.columns) {
+        ArrowArray* child = root->add_child();
+        if (column.type.kind == Kind::other) {
+            move_array(taken.at(next_taken++), child);
+        } else {
+            scatter_column(column, plan, child);
+        }
+    }
+    export_node(std::move(root), out);
+}
+
+}  // namespace engine

@@ -1,0 +1,208 @@
+"""The commands as a shell sees them: what goes to stdout and stderr, and the exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+# The console script does just this; a test must not depend on where it was installed.
+ENGINE = [sys.executable, "-P", "-c", "import sys; from engine.cli.main import main; sys.exit(main())"]
+
+JOBS = """
+    import pyarrow as pa
+    import engine
+    from engine import sinks, sources
+
+    def double(batch):
+        return batch.set_column(1, "n", pa.compute.multiply(batch["n"], 2))
+
+    def broken(batch):
+        if batch.num_rows:
+            raise ValueError("bad rate ''")
+        return batch
+
+    read = engine.Pipeline("orders").read(sources.parquet("in"))
+    pipeline = read.dedup("id").key_by("id", partitions=2).map(double).write(sinks.parquet("out"))
+    fails = read.map(broken).write(sinks.parquet("out"))
+    faulty = read.dedup("idd").write(sinks.parquet("out"))
+"""
+
+
+@pytest.fixture
+def directory(tmp_path):
+    (tmp_path / "jobs.py").write_text(textwrap.dedent(JOBS))
+    (tmp_path / "in").mkdir()
+    ids = [row % 900 for row in range(1_000)]
+    pq.write_table(pa.table({"id": ids, "n": list(range(1_000))}), tmp_path / "in" / "a.parquet")
+    return tmp_path
+
+
+def engine(directory, *arguments):
+    return subprocess.run(
+        [*ENGINE, *arguments], cwd=directory, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120
+    )
+
+
+def test_version(tmp_path):
+    done = engine(tmp_path, "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("engine 0.")
+    assert engine(tmp_path, "run", "--version").stdout == done.stdout
+
+
+def test_version_needs_nothing_heavy(tmp_path):
+    program = (
+        "import sys; from engine.cli.main import main; main(['--version']); "
+        "print(sorted({'pyarrow', 'numpy', 'trio', 'cyclopts', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_names_every_command(tmp_path):
+    done = engine(tmp_path, "--help")
+    assert done.returncode == 0
+    for command in ("run", "demo", "validate", "explain"):
+        assert command in done.stdout
+
+
+def test_run_reports_and_then_resumes(directory):
+    first = engine(directory, "run", "jobs:pipeline", "--state", "state")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("orders: complete, exactly-once\n")
+    assert first.stderr.startswith("orders  1.0k rows  ")
+    written = pq.read_table(directory / "out")
+    assert sorted(written["id"].to_pylist()) == list(range(900))
+    second = engine(
+        directory, "run", "jobs:pipeline", "--state", "state", "--memory", "64MiB", "--commit-every-s", "0.5"
+    )
+    assert second.returncode == 0, second.stderr
+    assert "resumed at epoch" in second.stdout
+    assert pq.read_table(directory / "out").num_rows == 900
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ["run", "jobs:pipelin", "--state", "s"],
+            2,
+            'engine: module "jobs" has no "pipelin"; did you mean "pipeline"?',
+        ),
+        (["run", "jobs:pipeline", "--stat", "s"], 2, "--stat"),
+        (["rum", "jobs:pipeline"], 2, "rum"),
+        (["run", "jobs:pipeline", "--state", "s", "--commit-every-s", "often"], 2, "often"),
+        (["run", "jobs:pipeline"], 1, "needs state="),
+        (["run", "jobs:pipeline", "--state", "s", "--memory", "lots"], 1, "PipelineError: memory: expected a size"),
+        (["run", "jobs:fails", "--state", "s"], 1, "StageError: map broken"),
+        (["validate", "jobs:faulty"], 1, 'dedup: no column "idd"; did you mean "id"?'),
+        (["explain", "jobs:pipeline", "--format", "dot"], 2, "dot"),
+    ],
+)
+def test_errors_are_told_without_a_traceback(directory, arguments, code, message):
+    done = engine(directory, *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_users_own_error_on_import_has_its_traceback(directory):
+    (directory / "broken.py").write_text("1 / 0\n")
+    done = engine(directory, "validate", "broken:pipeline")
+    assert done.returncode == 1
+    assert 'broken.py", line 1' in done.stderr
+    assert done.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
+
+
+def test_validate_and_explain(directory):
+    done = engine(directory, "validate", "jobs:pipeline")
+    assert (done.returncode, done.stdout) == (0, "orders: no faults\n")
+    done = engine(directory, "explain", "jobs:pipeline")
+    assert done.returncode == 0
+    assert "2 partitions" in done.stdout
+    done = engine(directory, "explain", "jobs:pipeline", "--format", "mermaid")
+    assert done.stdout.startswith("flowchart ")
+
+
+SLOW = """
+    import sys
+    import threading
+    import engine
+    from engine import sinks, sources
+
+    gate = threading.Event()
+
+    def wait(batch):
+        if batch.num_rows:
+            print("mapping", flush=True)
+            gate.wait(0.05)
+        return batch
+
+    pipeline = (
+        engine.Pipeline("slow").read(sources.parquet("many")).map(wait, batch_rows=100).write(sinks.parquet("slow-out"))
+    )
+"""
+
+
+def interrupted(directory, *signals):
+    """Start the slow job, send the signals once it maps, and give its end."""
+    child = subprocess.Popen(
+        [*ENGINE, "run", "slow:pipeline", "--state", "state"],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    line = child.stdout.readline()
+    assert line == "mapping\n", child.communicate()[1]
+    for number in signals:
+        os.kill(child.pid, number)
+    _, stderr = child.communicate(timeout=60)
+    return child.returncode, stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "cause"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+)
+def test_a_signal_drains_commits_and_exits(directory, number, code, cause):
+    (directory / "slow.py").write_text(textwrap.dedent(SLOW))
+    (directory / "many").mkdir()
+    rows = 20_000
+    for index in range(4):
+        piece = pa.table({"n": list(range(index * rows, (index + 1) * rows))})
+        pq.write_table(piece, directory / "many" / f"{index}.parquet", row_group_size=500)
+    returncode, stderr = interrupted(directory, number)
+    assert returncode == code, stderr
+    assert f"slow: stopped by {cause}. Run it again: it resumes." in stderr
+    assert "Traceback" not in stderr
+    kept = pq.read_table(directory / "slow-out")["n"].to_pylist()
+    # What was read is committed, in order; that is not everything, and not nothing.
+    assert kept == list(range(len(kept)))
+    assert 0 < len(kept) < 4 * rows
+
+
+def test_sigterm_while_the_module_is_loaded(tmp_path):
+    (tmp_path / "loading.py").write_text("print('loading', flush=True)\nimport threading\nthreading.Event().wait(60)\n")
+    child = subprocess.Popen(
+        [*ENGINE, "run", "loading:pipeline", "--state", "state"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "loading\n"
+    child.terminate()
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 143
+    assert "Traceback" not in stderr

@@ -1,0 +1,45 @@
+"""What all tests share.
+
+- ``async def`` tests run under Trio.
+- Property tests draw the same examples in every run, and time is no reason for them to fail; ``--hypothesis-profile random``
+  draws others.
+- Tests run in a directory of their own: nothing is written into the source tree, and a Python process that a test starts
+  finds the package that is installed rather than its sources, which have no compiled kernels.
+"""
+
+import inspect
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "repeatable", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("random", settings.get_profile("repeatable"), derandomize=False, print_blob=True)
+settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a coroutine function under Trio, on the clock among its fixtures if there is one."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments: dict[str, Any] = {
+        name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters
+    }
+    clock = next((value for value in arguments.values() if isinstance(value, trio.abc.Clock)), None)
+    trio.run(partial(pyfuncitem.obj, **arguments), clock=clock)
+    return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _outside_the_sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("outside"))
+    yield
+    os.chdir(before)

@@ -1,0 +1,123 @@
+"""The jobs that are killed, as the killed process runs them: importable without pytest.
+
+A job is the main job of the README on files of real events. Where it is to be killed at an exact point, an instrument
+counts that event and sends SIGKILL to its own process; nothing is closed, flushed or unwound then.
+"""
+
+import dataclasses
+import os
+import signal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import trio
+
+import engine
+from engine import sinks, sources
+from engine._runtime.run import Options, execute
+from engine.source import Reader
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What to run, and where it leaves what it did. Plain values: it travels as JSON."""
+
+    input: str
+    output: str
+    state: str
+    reads: str
+    """A file to which every read appends its count of rows, so that rows are counted across kills."""
+
+    events: str
+    """A file to which every event of the instrument is appended, a line each."""
+
+    key: str = "key"
+    within: int | None = None
+    memory: str = "64MiB"
+    commit_every_bytes: int = 1_000_000
+    kill_at: str | None = None
+    """The event at which the process kills itself."""
+
+    kill_on: int = 1
+    """Which occurrence of that event."""
+
+
+class CountedReads:
+    """A source that notes on disk how many rows each read gave."""
+
+    def __init__(self, source: engine.Source, path: str) -> None:
+        self._source = source
+        self._path = path
+        self.name = source.name
+        self.replay = source.replay
+
+    def schema(self) -> pa.Schema:
+        return self._source.schema()
+
+    def open(self, offset: object, *, durable: bool) -> Reader:
+        return CountedReader(self._source.open(offset, durable=durable), self._path)
+
+    def ack(self, offset: object) -> None:
+        self._source.ack(offset)
+
+
+class CountedReader:
+    def __init__(self, reader: Reader, path: str) -> None:
+        self._reader = reader
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def read(self) -> object:
+        read = self._reader.read()
+        if read is not None:
+            os.write(self._file, b"%d\n" % read.rows.num_rows)
+        return read
+
+    def close(self) -> None:
+        os.close(self._file)
+        self._reader.close()
+
+
+class Executioner:
+    """An instrument that notes every event and kills the process at one of them."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._seen = 0
+        self._file = os.open(job.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def __call__(self, event: str, /, **fields: object) -> None:
+        os.write(self._file, f"{event}\n".encode())
+        if event == self._job.kill_at:
+            self._seen += 1
+            if self._seen == self._job.kill_on:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def with_length(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Adds a column that the model can compute too: the length of the key."""
+    return rows.append_column("key_bytes", pc.binary_length(rows.column("key")))
+
+
+def pipeline(job: Job) -> engine.Pipeline:
+    return (
+        engine.Pipeline("events")
+        .read(CountedReads(sources.parquet(job.input), job.reads))
+        .dedup("event_id", within=job.within)
+        .key_by(job.key, partitions=8)
+        .map(with_length)
+        .write(sinks.parquet(job.output))
+    )
+
+
+def run(job: Job) -> None:
+    """Run the job in this process, to its end or to its kill."""
+    built = pipeline(job)
+    options = Options(
+        state=job.state,
+        memory=job.memory,
+        commit_every_s=3600,
+        commit_every_bytes=job.commit_every_bytes,
+        instrument=Executioner(job),
+    )
+    assert built.graph.sink is not None
+    trio.run(execute, built, built.graph.sink, options)
