@@ -3,12 +3,14 @@
 - ``async def`` tests run under Trio.
 - Property tests draw the same examples in every run, and time is no reason for them to fail; ``--hypothesis-profile random``
   draws others.
+- ``--kills N`` and ``--seed N`` say how many kills the crash tests send, and when; the seed is printed when a test fails.
 - Tests run in a directory of their own: nothing is written into the source tree, and a Python process that a test starts
   finds the package that is installed rather than its sources, which have no compiled kernels.
 """
 
 import inspect
 import os
+import random
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -22,6 +24,25 @@ settings.register_profile(
 )
 settings.register_profile("random", settings.get_profile("repeatable"), derandomize=False, print_blob=True)
 settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=60, help="how many SIGKILLs the main job must survive")
+    parser.addoption("--seed", type=int, default=None, help="the seed of everything that a test draws by itself")
+
+
+@pytest.fixture
+def kills(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--kills"))
+
+
+@pytest.fixture
+def generator(pytestconfig: pytest.Config) -> random.Random:
+    """Seeded anew in every run; the seed is in the output of a test that fails."""
+    chosen = pytestconfig.getoption("--seed")
+    seed = random.SystemRandom().getrandbits(32) if chosen is None else int(chosen)
+    print(f"seed: repeat with --seed {seed}")
+    return random.Random(seed)
 
 
 @pytest.hookimpl(tryfirst=True)

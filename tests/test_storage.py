@@ -288,7 +288,7 @@ def test_listing(tmp_path):
     assert listed("b.csv") == ["b.csv"]
     assert listed("_tmp/y.csv") == ["_tmp/y.csv"]
     assert listed("[1].csv") == ["[1].csv"]
-    assert listed("su*") == ["[1].csv", "b.csv", "sub/a.csv", "sub/deep/c.csv"]
+    assert listed("su*") == ["sub/a.csv", "sub/deep/c.csv", "sub/up/[1].csv", "sub/up/b.csv"]
     assert listed("nothing") == []
 
 

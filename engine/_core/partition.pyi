@@ -27,7 +27,5 @@ def gather(batch: ArrowArrayExporter, selection: BufferProtocol | None) -> pa.Re
 def key_groups(batch: ArrowArrayExporter, columns: Sequence[int]) -> Buffer:
     """One uint16 a row: the key group, 0 to 32,767. ValueError, IndexError."""
 
-def combine_selection(
-    selection: BufferProtocol | None, mask: ArrowArrayExporter, length: int
-) -> tuple[Buffer, int]:
+def combine_selection(selection: BufferProtocol | None, mask: ArrowArrayExporter, length: int) -> tuple[Buffer, int]:
     """A new selection and its count: wanted before, and true (not null) in `mask`. ValueError."""

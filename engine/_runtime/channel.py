@@ -8,7 +8,7 @@ Laws:
 - `send` and `receive` are atomic under cancellation: an item is sent or it is not, received or still there.
 - While a task waits to receive, nothing is in the channel; while a task waits to send, its item is not in it.
 
-Shape and semantics are those of `trio.open_memory_channel` (one plain state, two thin ends). What is added is credit, as
+Shape and semantics are those of `trio.open_memory_channel`: one plain state, two thin ends. What is added is credit, as
 items of very different sizes are what overruns a memory budget, and the count of who waited for how long: counting
 happens at the edges, and nowhere else.
 """

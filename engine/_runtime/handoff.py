@@ -92,7 +92,7 @@ class Port(Generic[In, Out]):
         if not self._inbound.push(item):
             raise BufferError(f"{self._inbound.capacity} items wait to be received")
         if self._handoff._draining:
-            self._handoff._to_wake.append(self._inbound)
+            self._handoff._to_wake[self._inbound] = None
         else:
             self._inbound.wake()
 
@@ -139,7 +139,7 @@ class Handoff:
         """How often the loop was woken through the descriptor."""
         self._ports: tuple[Port[Any, Any], ...] = ()  # replaced, never changed: `deliver` may open and close ports
         self._draining = False
-        self._to_wake: list[Ring[Any]] = []
+        self._to_wake: dict[Ring[Any], None] = {}  # each once: it may be asleep again before we are through
         self._flag = WakeFlag()
         self._bell: _EventBell | _SocketBell | None = None
         self._bell_lock = threading.Lock()

@@ -12,8 +12,8 @@ Laws:
   leaves a call behind, and only on a dedicated thread.
 - At the end of the block every thread that holds no abandoned call has ended and is joined.
 
-A thread sleeps on its ring without the GIL; the way there and back is `handoff`. Threads are daemons, so that one that is
-stuck in a foreign call cannot hold up the interpreter's end.
+A thread sleeps on its ring without the GIL; the way there and back is `handoff`. Threads are daemons, so that one which
+is stuck in a foreign call cannot hold up the interpreter's end.
 """
 
 import heapq
@@ -244,6 +244,10 @@ class _Pool:
             if not self.abandoned or not thread.handed:
                 thread.join()
 
+    def _learn(self, busy_ns: int) -> None:
+        """A moving average; one call that the system held up does not make all calls long."""
+        self._usual_ns += (min(busy_ns, 8 * self._usual_ns + 10_000) - self._usual_ns) // 8
+
     def _ahead(self) -> int:
         return max(1, min(_AHEAD_CALLS, _AHEAD_NS // (self._usual_ns + 1)))
 
@@ -264,7 +268,7 @@ class _Pool:
         if call.claim is handover.claim:
             thread.calls += 1
             thread.busy_ns += call.busy_ns
-            self._usual_ns += (call.busy_ns - self._usual_ns) // 8
+            self._learn(call.busy_ns)
             if call.task is not None:
                 trio.lowlevel.reschedule(call.task)
         ahead = self._ahead()

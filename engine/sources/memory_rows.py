@@ -250,7 +250,17 @@ class _OneShot:
         self.opened = True
         if self._batches is None:
             return _batches_of(self._data)
-        return chain(self._peeked, self._batches)
+        return _put_back(self._peeked, self._batches)
+
+
+def _put_back(peeked: list[pa.RecordBatch], rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from peeked
+        yield from rest
+    finally:
+        close = getattr(rest, "close", None)
+        if close is not None:
+            close()
 
 
 _Batches: TypeAlias = "_Fresh | _OneShot"

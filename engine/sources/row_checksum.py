@@ -53,20 +53,32 @@ def _mix(values: Hashes) -> Hashes:
 
 
 def _row_hashes(rows: pa.RecordBatch) -> Hashes:
-    flat: list[int] = []
-    rest: list[int] = []
-    for index, field in enumerate(rows.schema):
-        (flat if _is_flat(field.type) else rest).append(index)
-    hashes = np.full(rows.num_rows, len(rows.schema), dtype=np.uint64)
+    columns = [_unwrapped(column) for column in rows.columns]
+    flat = [column for column in columns if _is_flat(column.type)]
+    hashes = np.full(rows.num_rows, len(columns), dtype=np.uint64)
     if flat:
-        hashes = hashes ^ _kernel_hashes(rows, flat)
-    for index in rest:
-        hashes = _mix(hashes * _FOLD ^ _array_hashes(rows.column(index)))
+        hashes = hashes ^ _kernel_hashes(flat)
+    for column in columns:
+        if not _is_flat(column.type):
+            hashes = _mix(hashes * _FOLD ^ _array_hashes(column))
     return hashes
 
 
-def _kernel_hashes(rows: pa.RecordBatch, columns: list[int]) -> Hashes:
-    return np.frombuffer(memoryview(hash_rows(rows, columns)), dtype=np.uint64)
+def _kernel_hashes(columns: list[Any]) -> Hashes:
+    rows = pa.RecordBatch.from_arrays(columns, names=[str(index) for index in range(len(columns))])
+    return np.frombuffer(memoryview(hash_rows(rows, range(len(columns)))), dtype=np.uint64)
+
+
+def _unwrapped(array: Any) -> Any:
+    """What an array stands for, in a form that hashes."""
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _unwrapped(array.storage)
+    if pa.types.is_run_end_encoded(kind):
+        return _unwrapped(pc.call_function("run_end_decode", [array]))
+    if pa.types.is_dictionary(kind) and not _is_flat(kind):
+        return _unwrapped(array.dictionary_decode())
+    return array
 
 
 def _is_flat(type: pa.DataType) -> bool:
@@ -91,16 +103,10 @@ def _is_flat(type: pa.DataType) -> bool:
 
 
 def _array_hashes(array: Any) -> Hashes:
+    array = _unwrapped(array)
     kind = array.type
     if _is_flat(kind):
-        batch = pa.RecordBatch.from_arrays([array], names=["value"])
-        return _kernel_hashes(batch, [0])
-    if isinstance(kind, pa.BaseExtensionType):
-        return _array_hashes(array.storage)
-    if pa.types.is_dictionary(kind):
-        return _array_hashes(array.dictionary_decode())
-    if pa.types.is_run_end_encoded(kind):
-        return _array_hashes(pc.call_function("run_end_decode", [array]))
+        return _kernel_hashes([array])
     if pa.types.is_struct(kind):
         return _struct_hashes(array)
     if any(test(kind) for test in _LISTS):

@@ -22,13 +22,14 @@ from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine._core.crc32c import crc32c
 from engine._core.id_run import BLOCK_SIZE_BYTES, DamagedBlockError, RunEncoder, RunIndex, entries_of
 from engine.errors import CorruptState, StateError
 from engine.storage import File, Storage
 
-__all__ = ["PIECE_BLOCKS", "RunWriter", "SealedRun", "UNFINISHED", "seed_identity"]
+__all__ = ["PIECE_BLOCKS", "UNFINISHED", "RunWriter", "SealedRun", "seed_identity"]
 
 PIECE_BLOCKS = 64
 """Blocks read at once when a run is read from end to end: 256 KiB."""
@@ -95,7 +96,7 @@ class SealedRun:
         """Bytes of the filter and the index in memory."""
         return len(self.filter_blocks or b"") + self.index.size_bytes
 
-    def find(self, ids: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    def find(self, ids: bytes) -> NDArray[np.uint64]:
         """The last position of each id (16 bytes) in this run, 2**64 - 1 where it holds none. Raises CorruptState."""
         positions = np.full(len(ids) // 16, NOWHERE, dtype=np.uint64)
         numbers = np.frombuffer(self.index.locate(ids), dtype=np.uint32)
@@ -107,10 +108,12 @@ class SealedRun:
                 self._search(block, ids, order[start:stop], positions)
         return positions
 
-    def _search(self, block: int, ids: bytes, wanted: np.ndarray, positions: np.ndarray) -> None:  # type:
-    ignore[type-arg] data = _read(self._file, BLOCK_SIZE_BYTES, block * BLOCK_SIZE_BYTES) try:
-    self.index.search(data, block, ids, wanted, positions) except DamagedBlockError as error: raise _damaged(self._file,
-    block * BLOCK_SIZE_BYTES, str(error)) from error
+    def _search(self, block: int, ids: bytes, wanted: NDArray[np.int64], positions: NDArray[np.uint64]) -> None:
+        data = _read(self._file, BLOCK_SIZE_BYTES, block * BLOCK_SIZE_BYTES)
+        try:
+            self.index.search(data, block, ids, wanted, positions)
+        except DamagedBlockError as error:
+            raise _damaged(self._file, block * BLOCK_SIZE_BYTES, str(error)) from error
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
         """The blocks from first to last, some at a time, each piece with the number of its first block; not

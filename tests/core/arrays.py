@@ -114,7 +114,9 @@ INTEGERS = {
     **{str(kind): _temporal(kind) for kind in (pa.timestamp("ns", "Europe/Prague"), pa.duration("us"))},
     str(pa.date64()): _temporal(pa.date64(), 86_400_000),
     **{str(pa.time32(unit)): _temporal(pa.time32(unit), 86_400 * many) for unit, many in (("s", 1), ("ms", 1000))},
-    **{str(pa.time64(unit)): _temporal(pa.time64(unit), 86_400 * many) for unit, many in (("us", 10**6), ("ns", 10**9))},
+    **{
+        str(pa.time64(unit)): _temporal(pa.time64(unit), 86_400 * many) for unit, many in (("us", 10**6), ("ns", 10**9))
+    },
 }
 FLOATS = {str(kind): _floating(kind) for kind in (pa.float16(), pa.float32(), pa.float64())}
 DECIMALS = {
@@ -122,7 +124,8 @@ DECIMALS = {
     for kind in (pa.decimal32(9, 2), pa.decimal64(18, 4), pa.decimal128(38, 3), pa.decimal256(76, 5))
 }
 FIXED_BINARY = {
-    str(pa.binary(size)): _binary(pa.binary(size), st.binary(min_size=size, max_size=size)) for size in (1, 5, 16, 20, 40)
+    str(pa.binary(size)): _binary(pa.binary(size), st.binary(min_size=size, max_size=size))
+    for size in (1, 5, 16, 20, 40)
 }
 VARIABLE = {
     **{str(kind): _binary(kind, BINARY) for kind in (pa.binary(), pa.large_binary(), pa.binary_view())},
@@ -165,7 +168,9 @@ NESTED = {
         pa.struct([("a", pa.int32()), ("b", pa.string())]),
         st.fixed_dictionaries({"a": st.none() | st.integers(0, 9), "b": st.text("ab", max_size=3)}),
     ),
-    "map": _nested(pa.map_(pa.string(), pa.int8()), st.lists(st.tuples(st.text("ab", max_size=2), st.just(1)), max_size=2)),
+    "map": _nested(
+        pa.map_(pa.string(), pa.int8()), st.lists(st.tuples(st.text("ab", max_size=2), st.just(1)), max_size=2)
+    ),
     "run-end encoded": Form(
         pa.run_end_encoded(pa.int32(), pa.string()),
         st.text("ab", max_size=2),
@@ -225,13 +230,18 @@ def batches(draw: st.DrawFn, names: st.SearchStrategy[list[str]], max_rows: int 
     raw = [column.raw[kept] for column in columns]
     if shape.endswith("batch") or not forms:
         schema = pa.schema(
-            [pa.field(label, column.array.type, metadata={"k": "v"}) for label, column in zip(labels, columns, strict=True)],
+            [
+                pa.field(label, column.array.type, metadata={"k": "v"})
+                for label, column in zip(labels, columns, strict=True)
+            ],
             metadata={"origin": "drawn"},
         )
         batch = pa.RecordBatch.from_arrays([column.array for column in columns], schema=schema)
         return DrawnBatch(batch.slice(before, rows), raw, forms, rows if forms else 0)
     missing = draw(st.lists(st.booleans(), min_size=whole, max_size=whole)) if draw(st.booleans()) else [False] * whole
-    struct = pa.StructArray.from_arrays([column.array for column in columns], labels, mask=pa.array(missing, pa.bool_()))
+    struct = pa.StructArray.from_arrays(
+        [column.array for column in columns], labels, mask=pa.array(missing, pa.bool_())
+    )
     raw = [[None if gone else value for value, gone in zip(c, missing[kept], strict=True)] for c in raw]
     return DrawnBatch(struct.slice(before, rows), raw, forms, rows)
 

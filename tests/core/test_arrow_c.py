@@ -17,9 +17,7 @@ SEVERAL = st.lists(st.sampled_from(sorted(ALL_FORMS)), max_size=4)
 
 
 class _Array(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int64) for name in ("length", "null_count", "offset", "n_buffers", "n_children")
-    ] + [
+    _fields_ = [(name, ctypes.c_int64) for name in ("length", "null_count", "offset", "n_buffers", "n_children")] + [
         ("buffers", ctypes.POINTER(ctypes.c_void_p)),
         ("children", ctypes.POINTER(ctypes.c_void_p)),
         ("dictionary", ctypes.c_void_p),
@@ -67,7 +65,16 @@ def test_kinds_of_a_schema(name: str) -> None:
 
 
 def test_kinds_by_name() -> None:
-    types = [pa.int8(), pa.uint64(), pa.float16(), pa.bool_(), pa.decimal128(5, 2), pa.binary(3), pa.string_view(), pa.null()]
+    types = [
+        pa.int8(),
+        pa.uint64(),
+        pa.float16(),
+        pa.bool_(),
+        pa.decimal128(5, 2),
+        pa.binary(3),
+        pa.string_view(),
+        pa.null(),
+    ]
     schema = pa.schema([(f"c{index}", kind) for index, kind in enumerate(types)])
     assert arrow_c.kinds(schema) == [
         "signed integer",
@@ -88,7 +95,13 @@ def test_a_dictionary_is_of_the_kind_of_its_values() -> None:
 def test_offsets_of_parent_and_child_add_up() -> None:
     child = pa.array([9, 9, 1, 2, None, 4]).slice(2)
     struct = pa.StructArray.from_arrays([child], ["c"])
-    assert arrow_c.describe(struct.slice(1))[0] == {"name": "c", "kind": "signed integer", "length": 3, "offset": 3, "nulls": 1}
+    assert arrow_c.describe(struct.slice(1))[0] == {
+        "name": "c",
+        "kind": "signed integer",
+        "length": 3,
+        "offset": 3,
+        "nulls": 1,
+    }
 
 
 @pytest.mark.parametrize("thing", [None, 5, [1, 2], pa.schema([])])

@@ -84,18 +84,30 @@ def test_equal_values_meet_in_every_form() -> None:
     texts = [pa.array(text, pa.string()).cast(pa.binary()).cast(kind) for kind in forms]
     texts += [array.dictionary_encode() for array in texts if array.type not in (pa.string_view(), pa.binary_view())]
     sixteen = pa.array([b"0123456789abcdef"])
-    numbers = [pa.array([0, 1, None, 100], kind) for kind in (pa.int8(), pa.uint16(), pa.int32(), pa.uint64(), pa.date32())]
+    numbers = [
+        pa.array([0, 1, None, 100], kind) for kind in (pa.int8(), pa.uint16(), pa.int32(), pa.uint64(), pa.date32())
+    ]
     floats = [pa.array([np.float16(v) for v in (0.0, 1.5, -2.0, math.nan)], pa.float16())]
     floats += [pa.array([-0.0, 1.5, -2.0, -math.nan], kind) for kind in (pa.float32(), pa.float64())]
-    decimals = [pa.array([1, -5, None], pa.decimal128(9, 2)).cast(kind) for kind in (pa.decimal32(9, 2), pa.decimal64(9, 2))]
+    decimals = [
+        pa.array([1, -5, None], pa.decimal128(9, 2)).cast(kind) for kind in (pa.decimal32(9, 2), pa.decimal64(9, 2))
+    ]
     decimals.append(pa.array([1, -5, None], pa.decimal128(9, 2)))
-    for group in (texts, [sixteen, sixteen.cast(pa.binary(16)), sixteen.cast(pa.large_string())], numbers, floats, decimals):
+    for group in (
+        texts,
+        [sixteen, sixteen.cast(pa.binary(16)), sixteen.cast(pa.large_string())],
+        numbers,
+        floats,
+        decimals,
+    ):
         assert len({tuple(hashes(one_column(array), [0])) for array in group}) == 1
         assert len({tuple(ids(one_column(array), [0])) for array in group}) == 1
 
 
 def test_the_dictionary_may_be_longer_than_the_batch() -> None:
-    array = pa.DictionaryArray.from_arrays(pa.array([3, None, 1, 3], pa.int16()), pa.array(["a", "bb", "c", None, "e", "f"]))
+    array = pa.DictionaryArray.from_arrays(
+        pa.array([3, None, 1, 3], pa.int16()), pa.array(["a", "bb", "c", None, "e", "f"])
+    )
     raw = [None, None, b"bb", None]
     assert hashes(one_column(array), [0]) == [hash_row([value]) for value in raw]
     assert ids(one_column(array), [0]) == [key_id([value], SEED) for value in raw]
@@ -216,12 +228,19 @@ def test_fingerprints_avalanche() -> None:
             flips.append(np.unpackbits((words[0] ^ words[1]).reshape(-1, 16), axis=1))
         shares = np.concatenate(flips).mean(axis=0)
         assert abs(shares.mean() - 0.5) < 0.01
-        assert 0.5 - 6 / math.sqrt(4 * len(flips) * 200) < shares.min() <= shares.max() < 0.5 + 6 / math.sqrt(4 * len(flips) * 200)
+        assert (
+            0.5 - 6 / math.sqrt(4 * len(flips) * 200)
+            < shares.min()
+            <= shares.max()
+            < 0.5 + 6 / math.sqrt(4 * len(flips) * 200)
+        )
 
 
 def test_hashes_spread_over_the_high_bits() -> None:
     for array in (pa.array(range(40_000)), pa.array([str(i) for i in range(40_000)])):
-        groups = np.bincount(np.frombuffer(hash_rows(one_column(array), [0]), np.uint64) >> np.uint64(54), minlength=1024)
+        groups = np.bincount(
+            np.frombuffer(hash_rows(one_column(array), [0]), np.uint64) >> np.uint64(54), minlength=1024
+        )
         assert groups.min() > 10
         assert groups.max() < 80
 

@@ -120,10 +120,14 @@ def test_long_columns_of_text(form: str, sizes: tuple[int, int], share: float) -
 
 
 def test_partition_ids_are_stable() -> None:
-    batch = pa.record_batch({"user": ["ada", "bob", "cleo", "", None, "a longer name than most"], "n": pa.array(range(6))})
+    batch = pa.record_batch(
+        {"user": ["ada", "bob", "cleo", "", None, "a longer name than most"], "n": pa.array(range(6))}
+    )
     assert np.frombuffer(key_groups(batch, [0]), np.uint16).tolist() == GOLDEN_GROUPS
     assert np.frombuffer(key_groups(batch, [0, 1]), np.uint16).tolist() == GOLDEN_PAIR_GROUPS
-    where = {row: index for index, part in enumerate(Partitioner([0], 8).partition(batch)) for row in part["n"].to_pylist()}
+    where = {
+        row: index for index, part in enumerate(Partitioner([0], 8).partition(batch)) for row in part["n"].to_pylist()
+    }
     assert [where[row] for row in range(6)] == [group * 8 >> 15 for group in GOLDEN_GROUPS]
 
 
@@ -137,9 +141,15 @@ def test_key_groups_are_the_top_bits_of_the_hash(drawn: DrawnBatch) -> None:
     assert groups == [hash_row(row) >> 49 for row in zip(*drawn.columns, strict=True)]
 
 
-@pytest.mark.parametrize("storage", [pa.int32(), pa.string(), pa.binary(16), pa.dictionary(pa.int8(), pa.string()), pa.list_(pa.int8())])
+@pytest.mark.parametrize(
+    "storage", [pa.int32(), pa.string(), pa.binary(16), pa.dictionary(pa.int8(), pa.string()), pa.list_(pa.int8())]
+)
 def test_extension_types_are_kept(storage: pa.DataType) -> None:
-    values = {pa.int32(): [1, None, 3], pa.binary(16): [b"a" * 16, None, b"b" * 16], pa.list_(pa.int8()): [[1], None, []]}
+    values = {
+        pa.int32(): [1, None, 3],
+        pa.binary(16): [b"a" * 16, None, b"b" * 16],
+        pa.list_(pa.int8()): [[1], None, []],
+    }
     array = pa.ExtensionArray.from_storage(Tag(storage), pa.array(values.get(storage, ["x", None, "y"]), storage))
     batch = pa.record_batch({"key": [1, 2, 3], "tag": array})
     found = gather(batch, b"\1\0\1")
@@ -166,7 +176,9 @@ def test_one_partition_passes_through_uncopied() -> None:
 
 
 def test_a_dictionary_and_the_text_of_views_are_shared() -> None:
-    batch = pa.record_batch({"d": pa.array(["a", "b"] * 5).dictionary_encode(), "v": pa.array(["x" * 40] * 10, pa.string_view())})
+    batch = pa.record_batch(
+        {"d": pa.array(["a", "b"] * 5).dictionary_encode(), "v": pa.array(["x" * 40] * 10, pa.string_view())}
+    )
     found = gather(batch, b"\1\0" * 5)
     assert found["d"].dictionary.buffers()[2].address == batch["d"].dictionary.buffers()[2].address
     assert found["v"].buffers()[2].address == batch["v"].buffers()[2].address
@@ -183,7 +195,11 @@ def test_batches_of_no_columns_keep_their_rows() -> None:
 def test_empty_batches_of_every_type() -> None:
     for form in ALL_FORMS.values():
         batch = pa.RecordBatch.from_arrays([pa.array([], pa.int8()), form.make([])], names=["key", "value"])
-        for found in (*Partitioner([0], 3).partition(batch), *Partitioner([0], 3).partition(batch, b""), gather(batch, b"")):
+        for found in (
+            *Partitioner([0], 3).partition(batch),
+            *Partitioner([0], 3).partition(batch, b""),
+            gather(batch, b""),
+        ):
             assert_rows(found, batch, [])
         some = pa.RecordBatch.from_arrays([pa.array([1], pa.int8()), form.make([None])], names=["key", "value"])
         assert_rows(gather(some, b"\0"), some, [])
@@ -191,7 +207,9 @@ def test_empty_batches_of_every_type() -> None:
 
 def test_memory_comes_from_the_pool_and_goes_back() -> None:
     rows = 50_000
-    batch = pa.record_batch({"key": pa.array(range(rows)), "text": ["some text"] * rows, "flag": [True, None] * (rows // 2)})
+    batch = pa.record_batch(
+        {"key": pa.array(range(rows)), "text": ["some text"] * rows, "flag": [True, None] * (rows // 2)}
+    )
     before = pool.statistics()["in_use_bytes"]
     found = Partitioner([0], 8).partition(batch)
     assert pool.statistics()["in_use_bytes"] - before >= rows * (8 + 4 + 9)
@@ -252,7 +270,9 @@ def test_combining_selections(data: st.DataObject) -> None:
     rows = len(array)
     selection = data.draw(selections(rows))
     found, count = combine_selection(selection, array, rows)
-    expected = [int(flag is True and (selection is None or selection[row] != 0)) for row, flag in enumerate(mask[offset:])]
+    expected = [
+        int(flag is True and (selection is None or selection[row] != 0)) for row, flag in enumerate(mask[offset:])
+    ]
     assert list(bytes(found)) == expected
     assert count == sum(expected)
 
@@ -261,7 +281,14 @@ def test_a_selection_may_be_any_buffer() -> None:
     batch = pa.record_batch({"n": pa.array(range(4))})
     ours, count = combine_selection(None, pa.array([True, False, None, True]), 4)
     assert count == 2
-    for selection in (ours, bytes(ours), bytearray(ours), np.frombuffer(ours, np.bool_), memoryview(ours), pa.py_buffer(ours)):
+    for selection in (
+        ours,
+        bytes(ours),
+        bytearray(ours),
+        np.frombuffer(ours, np.bool_),
+        memoryview(ours),
+        pa.py_buffer(ours),
+    ):
         assert gather(batch, selection)["n"].to_pylist() == [0, 3]
 
 

@@ -12,7 +12,7 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 import pytest
 
-from engine.source import Read, Source
+from engine.source import Read, Reader, Source
 from engine.sources import arrow_ipc, csv, csv_files, file_source, ndjson, ndjson_files, parquet, parquet_files
 
 
@@ -63,8 +63,8 @@ IPC_STREAM = Format("ipc-stream", ".arrows", _write_ipc_stream, arrow_ipc)
 CSV = Format("csv", ".csv", _write_csv, csv)
 NDJSON = Format("ndjson", ".ndjson", _write_ndjson, ndjson)
 
-FORMATS = (PARQUET, IPC_FILE, IPC_STREAM, CSV, NDJSON)
-BINARY_FORMATS = (PARQUET, IPC_FILE, IPC_STREAM)
+BINARY_FORMATS = [PARQUET, IPC_FILE, IPC_STREAM]
+FORMATS = [*BINARY_FORMATS, CSV, NDJSON]
 
 
 def events(start: int, stop: int) -> pa.Table:
@@ -91,6 +91,12 @@ def drain(source: Source, offset: Any = None) -> list[Read]:
         reader.close()
         reader.close()
     return reads
+
+
+def exhaust(reader: Reader) -> None:
+    """Read to the end, for what is raised on the way."""
+    while reader.read() is not None:
+        pass
 
 
 def table_of(reads: Sequence[Read], schema: pa.Schema) -> pa.Table:

@@ -11,7 +11,7 @@ from formats import IPC_FILE, IPC_STREAM, Format, drain, events, ids, table_of
 from engine.errors import InputError
 from engine.sources import arrow_ipc, arrow_ipc_metadata
 
-both = pytest.mark.parametrize("format", (IPC_FILE, IPC_STREAM), ids=str)
+both = pytest.mark.parametrize("format", [IPC_FILE, IPC_STREAM], ids=str)
 
 
 @both
@@ -54,7 +54,7 @@ def test_skipped_batches_are_not_read(format: Format, tmp_path: Path) -> None:
     content[damaged : damaged + 2] = b"\xff\xff"
     path.write_bytes(content)
     assert ids(drain(arrow_ipc(path), offset)) == list(range(30_000, 50_000))
-    with pytest.raises(InputError, match="cannot be read behind row 10,000 as Arrow IPC: .*UTF"):
+    with pytest.raises(InputError, match=r"cannot be read behind row 10,000 as Arrow IPC: .*UTF"):
         drain(arrow_ipc(path))
 
 

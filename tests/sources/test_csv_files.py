@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from formats import drain, ids, table_of
+from formats import drain, exhaust, ids, table_of
 
 from engine.errors import InputError, PipelineError
 from engine.sources import csv, csv_files
@@ -37,8 +37,7 @@ def test_a_value_that_does_not_fit_behind_the_first_block(tmp_path: Path, monkey
     (tmp_path / "a.csv").write_text("id\n" + "".join(f"{n}\n" for n in range(100)) + "x\n")
     reader = csv(tmp_path).open(None, durable=True)
     with pytest.raises(InputError, match=r"a\.csv: cannot be read behind row \d+ as CSV: .*int64: invalid value 'x'"):
-        while reader.read() is not None:
-            pass
+        exhaust(reader)
     reader.close()
 
 

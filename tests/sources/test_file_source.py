@@ -2,11 +2,27 @@
 
 import json
 import os
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from formats import BINARY_FORMATS, CSV, FORMATS, IPC_FILE, NDJSON, PARQUET, Format, cut_small, drain, events, ids, table_of
+from formats import (
+    BINARY_FORMATS,
+    CSV,
+    FORMATS,
+    IPC_FILE,
+    NDJSON,
+    PARQUET,
+    Format,
+    cut_small,
+    drain,
+    events,
+    exhaust,
+    ids,
+    table_of,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -50,17 +66,15 @@ def test_large_batches_are_cut(format: Format, tmp_path: Path) -> None:
 
 
 @each_format
-def test_origins_name_the_file_and_its_rows(
-    format: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_origins_name_the_file_and_its_rows(format: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(format, tmp_path / "in", [10, 25])
     monkeypatch.chdir(tmp_path)
     cut_small(monkeypatch, 10)
-    for given in ("in", tmp_path / "in"):
-        origins = [read.origin for read in drain(format.source(given))]
+    for path in ("in", tmp_path / "in"):
+        origins = [read.origin for read in drain(format.source(path))]
         second = [origin for origin in origins if origin.location == f"in/day-01{format.extension}"]
         assert (second[0].start, second[-1].stop) == (0, 25)
-        assert all(one.stop == other.start for one, other in zip(second, second[1:], strict=False))
+        assert all(one.stop == other.start for one, other in pairwise(second))
         assert origins[0].location == f"in/day-00{format.extension}"
 
 
@@ -101,9 +115,7 @@ def test_an_offset_is_plain_json_and_stays_as_it_was(
 
 
 @each_format
-def test_new_files_come_after_all_known_ones(
-    format: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_files_come_after_all_known_ones(format: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_small(monkeypatch, 10)
     format.put(events(0, 20), tmp_path / f"m{format.extension}")
     reads = drain(format.source(tmp_path))
@@ -157,8 +169,7 @@ def test_a_file_that_grows_while_it_is_read_is_an_error(
     with path.open("ab") as file:
         file.write(b"\n")
     with pytest.raises(InputError, match="changed while it was read"):
-        while reader.read() is not None:
-            pass
+        exhaust(reader)
     reader.close()
 
 
@@ -177,7 +188,7 @@ def test_no_files(format: Format, tmp_path: Path) -> None:
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
-@pytest.mark.parametrize("format", (*BINARY_FORMATS, CSV), ids=str)
+@pytest.mark.parametrize("format", [*BINARY_FORMATS, CSV], ids=str)
 def test_files_without_rows(format: Format, tmp_path: Path) -> None:
     format.put(events(0, 0), tmp_path / f"a{format.extension}")
     assert drain(format.source(tmp_path)) == []
@@ -226,11 +237,11 @@ def test_flipped_bits_give_rows_or_an_error(
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-    try:
-        for read in drain(format.source(path)):
-            read.rows.to_pylist()
-    except (InputError, UnicodeDecodeError) as error:
-        assert format is PARQUET or isinstance(error, InputError)
+    reads = []
+    with suppress(InputError):
+        reads = drain(format.source(path))
+    for read in reads:
+        read.rows.validate(full=format is not PARQUET)
 
 
 @each_format
@@ -259,7 +270,7 @@ def test_differences_are_found_before_anything_is_read(format: Format, tmp_path:
         format.source(tmp_path).schema()
 
 
-@pytest.mark.parametrize("format", (*BINARY_FORMATS, CSV), ids=str)
+@pytest.mark.parametrize("format", [*BINARY_FORMATS, CSV], ids=str)
 def test_missing_and_additional_columns(format: Format, tmp_path: Path) -> None:
     format.put(events(0, 20), tmp_path / f"a{format.extension}")
     format.put(events(20, 40).drop_columns(["amount"]), tmp_path / f"b{format.extension}")
@@ -296,7 +307,7 @@ def test_metadata_and_nullability_may_differ(format: Format, tmp_path: Path) -> 
     assert reads[0].rows.schema.field("id").nullable
 
 
-@pytest.mark.parametrize("format", (PARQUET, CSV, NDJSON), ids=str)
+@pytest.mark.parametrize("format", [PARQUET, CSV, NDJSON], ids=str)
 def test_a_declared_schema_casts_what_fits(format: Format, tmp_path: Path) -> None:
     declared = pa.schema({"amount": pa.float32(), "id": pa.int32()})
     format.put(events(0, 20), tmp_path / f"a{format.extension}")
@@ -306,7 +317,7 @@ def test_a_declared_schema_casts_what_fits(format: Format, tmp_path: Path) -> No
     assert table_of(drain(source), declared).equals(events(0, 40).select(["amount", "id"]).cast(declared))
 
 
-@pytest.mark.parametrize("format", (PARQUET, CSV, NDJSON), ids=str)
+@pytest.mark.parametrize("format", [PARQUET, CSV, NDJSON], ids=str)
 def test_a_declared_schema_refuses_what_does_not_fit(format: Format, tmp_path: Path) -> None:
     format.put(events(0, 300), tmp_path / f"a{format.extension}")
     with pytest.raises(InputError, match=rf"a\{format.extension}"):
@@ -318,7 +329,9 @@ def test_a_lossy_cast_names_file_column_and_rows(tmp_path: Path, monkeypatch: py
     cut_small(monkeypatch, 100)
     PARQUET.put(events(0, 300), Path("in/a.parquet"))
     source = PARQUET.source("in", schema={"id": pa.int8()})
-    with pytest.raises(InputError, match=r'in/a.parquet rows 100-200: "id" is int64 and does not fit int8 without loss'):
+    with pytest.raises(
+        InputError, match=r'in/a.parquet rows 100-200: "id" is int64 and does not fit int8 without loss'
+    ):
         drain(source)
 
 
@@ -328,7 +341,7 @@ def test_a_declared_schema_with_an_unknown_column(tmp_path: Path) -> None:
         PARQUET.source(tmp_path, schema=pa.schema({"nmae": pa.string()})).schema()
     with pytest.raises(InputError, match='"name" is string; schema= says list'):
         PARQUET.source(tmp_path, schema=pa.schema({"name": pa.list_(pa.int64())})).schema()
-    with pytest.raises(PipelineError, match="schema= must be a pyarrow.Schema"):
+    with pytest.raises(PipelineError, match=r"schema= must be a pyarrow\.Schema"):
         PARQUET.source(tmp_path, schema=7)
 
 

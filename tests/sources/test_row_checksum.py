@@ -1,6 +1,7 @@
 """The checksum depends on rows and their order, and on nothing else."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,8 +25,7 @@ VALUES = st.fixed_dictionaries(
         "list": st.none() | st.lists(st.none() | st.integers(-3, 3), max_size=4),
         "deep": st.none()
         | st.lists(
-            st.none()
-            | st.fixed_dictionaries({"a": st.text(max_size=3), "b": st.lists(st.booleans(), max_size=2)}),
+            st.none() | st.fixed_dictionaries({"a": st.text(max_size=3), "b": st.lists(st.booleans(), max_size=2)}),
             max_size=3,
         ),
         "pair": st.none() | st.lists(st.integers(0, 3), min_size=2, max_size=2),
@@ -46,18 +46,18 @@ def batch_of(rows: Sequence[object]) -> pa.RecordBatch:
     return pa.record_batch({"n": pa.array(range(len(rows))), "x": pa.array(rows, NESTED)})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.none() | VALUES, min_size=1, max_size=12), st.data())
 def test_borders_of_batches_do_not_count(rows: list[object], data: st.DataObject) -> None:
     whole = batch_of(rows)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=4)))
     places = [0, *cuts, len(rows)]
-    parts = [whole.slice(one, other - one) for one, other in zip(places, places[1:], strict=False)]
+    parts = [whole.slice(one, other - one) for one, other in pairwise(places)]
     copies = [pa.RecordBatch.from_pylist(part.to_pylist(), whole.schema) for part in parts]
     assert checksum(parts) == checksum([whole]) == checksum(copies)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.none() | VALUES, min_size=1, max_size=6), st.lists(st.none() | VALUES, min_size=1, max_size=6))
 def test_other_rows_have_another_checksum(one: list[object], other: list[object]) -> None:
     same = batch_of(one).to_pylist() == batch_of(other).to_pylist()
@@ -83,11 +83,16 @@ def test_null_empty_and_absent_lists_differ() -> None:
         (pa.array(["a", None, "b"]), pa.string_view()),
         (pa.array(["a", None, "b"]), pa.dictionary(pa.int8(), pa.string())),
         (pa.array([[1], None, []]), pa.large_list(pa.int64())),
-        (pa.array([[1], None, []]), pa.list_view(pa.int64())),
     ],
 )
 def test_the_form_in_arrow_does_not_count(plain: pa.Array, form: pa.DataType) -> None:
     assert checksum([pa.record_batch({"x": plain})]) == checksum([pa.record_batch({"x": plain.cast(form)})])
+
+
+def test_list_views_are_lists() -> None:
+    views = pa.array([[1], None, [], [2, 3]], pa.list_view(pa.int64()))
+    lists = pa.array([[1], None, [], [2, 3]], pa.list_(pa.int64()))
+    assert checksum([pa.record_batch({"x": views})]) == checksum([pa.record_batch({"x": lists})])
 
 
 def test_rare_types() -> None:
@@ -104,4 +109,4 @@ def test_rare_types() -> None:
 def test_the_value_is_fixed() -> None:
     """It is stored in commits: it must not change between versions."""
     rows = pa.record_batch({"id": pa.array([1, 2, None]), "name": ["a", "b", "c"], "list": [[1], [], None]})
-    assert checksum([rows]) == "GOLDEN"
+    assert checksum([rows]) == "1048c6ab37ded7ef"
