@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine.errors import EngineError, PipelineError
-from engine.sink import Guarantee, Sink
+from engine.sink import Guarantee, OutputFiles, Sink
 from engine.source import Replay, Source
 from engine.stage import Stage
 from engine.stages.dedup import Dedup
@@ -45,11 +45,12 @@ class Graph:
     def faults(self, *, durable: bool | None = None) -> list[str]:
         """Everything that is wrong, a line each. ``durable``: whether there will be a state directory (None: unknown)."""
         faults: list[str] = []
-        self._schemas(faults)
-        names = [source.name for source in self.sources]
+        schemas = self._schemas(faults)
+        names = [source.name for source in self.sources if getattr(source, "id", "") is not None]
         faults += [f"read: two sources are both {name}; give each its own" for name in _repeated(names)]
         faults += [f"{name}: stands twice in the pipeline" for name in _repeated([s.name for s in self._stateful()])]
         faults += self._dedup_behind_key_by()
+        faults += self._output_files(schemas[-1] if len(schemas) > len(self.stages) else None)
         faults += self._durability(durable)
         return faults
 
@@ -106,6 +107,19 @@ class Graph:
                     f"dedup: behind key_by its keys must include {', '.join(sorted(partition_keys))}, found "
                     f"{', '.join(stage.keys)}; move it before key_by"
                 )
+        return faults
+
+    def _output_files(self, schema: pa.Schema | None) -> list[str]:
+        if not isinstance(self.sink, OutputFiles):
+            return []
+        location = self.sink.location
+        faults = [
+            f"write: {source.name} would read the output {location} again; write outside of what is read"
+            for source in self.sources
+            if location and source.covers(location)
+        ]
+        if schema is not None:
+            faults += [f"write: {fault}" for fault in self.sink.faults(schema)]
         return faults
 
     def _durability(self, durable: bool | None) -> list[str]:

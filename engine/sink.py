@@ -19,7 +19,7 @@ import pyarrow as pa
 from engine.batch import Origin
 from engine.progress import Token
 
-__all__ = ["Guarantee", "Handle", "Sink", "Writer"]
+__all__ = ["Guarantee", "Handle", "OutputFiles", "Sink", "Writer"]
 
 Handle: TypeAlias = Any
 """What a writer prepared: a value that JSON can hold."""
@@ -72,3 +72,19 @@ class Sink(Protocol):
 
     def discard_after(self, token: Token) -> None:
         """Remove everything that was staged in epochs after ``token``'s and never committed. Raises SinkError."""
+
+
+@runtime_checkable
+class OutputFiles(Protocol):
+    """What a sink that writes files tells besides: for checks before a run, and for its report."""
+
+    @property
+    def location(self) -> str:
+        """The directory of its files, as it was given."""
+
+    @property
+    def published_files(self) -> int:
+        """Files that this run published."""
+
+    def faults(self, schema: pa.Schema) -> list[str]:
+        """Why rows of ``schema`` cannot be written; empty where they can. Touches nothing."""

@@ -75,3 +75,6 @@ class Source(Protocol):
 
     def ack(self, offset: Offset) -> None:
         """Everything before ``offset`` is committed: the source may forget it."""
+
+    def covers(self, directory: str) -> bool:
+        """Whether it would read files in ``directory``: an output there would become its own input."""

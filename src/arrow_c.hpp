@@ -4,12 +4,12 @@
 //
 // Laws
 // - An array that came from outside is read-only and stays alive as long as the capsule that brought it.
-// - `OutputNode` is one exported array. It owns its pooled blocks, its children and its dictionary, and gives them back in its
-//   release callback, which needs no GIL and may run on any thread. Children are released on their own, as a consumer may
-//   move them out of their parent.
-// - A part of a foreign array that travels along uncopied (a dictionary, the data of a string view, a nested column) is *moved*
-//   into the output, as the interface allows: the source's struct is marked released, and our release calls its release. Only
-//   arrays that pyarrow exported to us are moved; their release callbacks need no GIL either.
+// - `OutputNode` is one exported array. It owns its pooled blocks, its children and its dictionary, and gives them back
+//   in its release callback, which needs no GIL and may run on any thread. Children are released on their own, as a
+//   consumer may move them out of their parent.
+// - A part of a foreign array that travels along uncopied (a dictionary, the data of a string view, a nested column) is
+//   *moved* into the output, as the interface allows: the source's struct is marked released, and our release calls its
+//   release. Only arrays that pyarrow exported to us are moved; their release callbacks need no GIL either.
 #pragma once
 
 #include <cstddef>

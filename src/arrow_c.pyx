@@ -1,6 +1,7 @@
 """What kernels see of Arrow data: the kinds of a schema's columns, and the parsed shape of a batch.
 
-Parsing itself is in column.hpp and is shared by all kernels; here it is made visible for validation before a run and for tests.
+Parsing itself is in column.hpp and is shared by all kernels; here it is made visible for validation before a run and
+for tests.
 """
 
 from libcpp.vector cimport vector
@@ -26,10 +27,11 @@ cdef str _kind_of(const ArrowSchema* field):
 
 
 def kinds(schema: object) -> list[str]:
-    """The kind of each column's values: "null", "boolean", "signed integer", "unsigned integer", "floating point", "decimal",
-    "fixed-size binary", "bytes" (text and binary in every form) or "nested". All but "nested" may be keys.
+    """The kind of each column's values: "null", "boolean", "signed integer", "unsigned integer", "floating point",
+    "decimal", "fixed-size binary", "bytes" (text and binary in every form) or "nested". All but "nested" may be keys.
 
-    `schema` is any object with `__arrow_c_schema__` that describes a struct. TypeError and ValueError for anything else.
+    `schema` is any object with `__arrow_c_schema__` that describes a struct. TypeError and ValueError for anything
+    else.
     """
     export = getattr(schema, "__arrow_c_schema__", None)
     if export is None:

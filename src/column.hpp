@@ -4,9 +4,10 @@
 // - A `Column` owns nothing but the view of its dictionary; it lives as long as the array it was parsed from.
 // - Row i of a column is slot `offset + i` of its buffers. A RecordBatch slice carries its offset on the children and a
 //   StructArray slice on the parent: `offset` is their sum. A null of the parent struct is a null of every child.
-// - Parsing checks the structure (counts, lengths, presence of buffers) and throws std::invalid_argument, naming column and
-//   type. The contents (offsets, indices, view references) are the producer's promise.
-// - The C interface tells no buffer sizes: a kernel may read up to `text_end` and up to slot `offset + length`, no further.
+// - Parsing checks the structure (counts, lengths, presence of buffers) and throws std::invalid_argument, naming column
+//   and type. The contents (offsets, indices, view references) are the producer's promise.
+// - The C interface tells no buffer sizes: a kernel may read up to `text_end` and up to slot `offset + length`, no
+//   further.
 #pragma once
 
 #include <cstdint>
@@ -86,7 +87,8 @@ inline bool is_nested(const Column& column) { return column.type.kind == Kind::o
 inline bool is_boolean(const Column& column) { return column.type.kind == Kind::boolean; }
 
 inline std::string column_name(const ArrowSchema& schema) {
-    return schema.name != nullptr && *schema.name != '\0' ? std::string("'") + schema.name + "'" : std::string("without a name");
+    if (schema.name == nullptr || *schema.name == '\0') return "without a name";
+    return std::string("'") + schema.name + "'";
 }
 
 [[noreturn]] inline void reject(const ArrowSchema& schema, const std::string& reason) {
@@ -208,7 +210,8 @@ inline void check_buffers(const Column& column, const ArrowSchema& schema, const
 }
 
 inline Column parse_column(const ArrowSchema& schema, ArrowArray& array, int64_t offset, int64_t length) {
-    if (schema.format == nullptr || schema.release == nullptr || array.release == nullptr) reject(schema, "is already released");
+    const bool released = schema.format == nullptr || schema.release == nullptr || array.release == nullptr;
+    if (released) reject(schema, "is already released");
     if (array.offset < 0 || offset < 0 || length < 0 || array.length < offset || array.length - offset < length) {
         reject(schema, "is shorter than its batch");
     }
@@ -253,7 +256,8 @@ inline void check_struct(const ArrowSchema& schema, const ArrowArray& array) {
         throw std::invalid_argument("the Arrow batch is already released");
     }
     if (std::strcmp(schema.format, "+s") != 0) {
-        throw std::invalid_argument(std::string("a batch must be an Arrow struct, not of format '") + schema.format + "'");
+        const std::string format = schema.format;
+        throw std::invalid_argument("a batch must be an Arrow struct, not of format '" + format + "'");
     }
     if (schema.n_children != array.n_children || array.length < 0 || array.offset < 0) {
         throw std::invalid_argument("the Arrow batch is malformed: its schema and its array disagree");
@@ -262,7 +266,8 @@ inline void check_struct(const ArrowSchema& schema, const ArrowArray& array) {
 
 inline void parse_child(const ArrowSchema& schema, const ArrowArray& array, int64_t index, Batch& batch) {
     if (index < 0 || index >= schema.n_children) {
-        throw std::out_of_range("no column " + std::to_string(index) + ": the batch has " + std::to_string(schema.n_children));
+        const std::string count = std::to_string(schema.n_children);
+        throw std::out_of_range("no column " + std::to_string(index) + ": the batch has " + count);
     }
     Column column = parse_column(*schema.children[index], *array.children[index], array.offset, array.length);
     if (array.null_count != 0 && array.n_buffers > 0 && array.buffers[0] != nullptr) {

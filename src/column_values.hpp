@@ -1,8 +1,9 @@
 // Readers: the value of a row, in its canonical form, whatever Arrow form holds it.
 //
 // Laws
-// - Equal values read equally in every form: integers are sign- or zero-extended to 64 bits, floats widen to double with one
-//   zero and one NaN, decimals of up to 128 bits are sign-extended to 128, text and binary are (bytes, length).
+// - Equal values read equally in every form: integers are sign- or zero-extended to 64 bits, floats widen to double
+//   with one zero and one NaN, decimals of up to 128 bits are sign-extended to 128, text and binary are (bytes,
+//   length).
 // - `visit_values` picks the reader once per column, so that the loops inside have no branch on the type.
 // - A dictionary is resolved to row -> index of its value (-1: null), and its values are read by the same readers.
 // - Loads of up to 16 bytes stay below the reader's `end`; where fewer are left, the bytes are copied one by one.

@@ -6,9 +6,9 @@
 //            s = kBytesSeed; for each block: s = fold(a ^ kLowKey, b ^ s); hash = fold(s ^ kEndKey, size ^ kSizeKey)
 //   null     kNullHash
 //   row      the first column's hash h; for each further column of hash c: h = mix(h * kGolden + c)
-// where mix is the finaliser of MurmurHash3 (Appleby, 2011) and fold(x, y) xors the halves of the 128-bit product, as in
-// wyhash (Wang Yi, 2019). Nothing here depends on the Arrow form, and no step needs a result of another row, so that a
-// SIMD version can agree bit for bit.
+// where mix is the finaliser of MurmurHash3 (Appleby, 2011) and fold(x, y) xors the halves of the 128-bit product, as
+// in wyhash (Wang Yi, 2019). Nothing here depends on the Arrow form, and no step needs a result of another row, so that
+// a SIMD version can agree bit for bit.
 //
 // The seed is public and fixed. What must withstand chosen keys (identities for dedup) is in key_ids.hpp.
 #pragma once
@@ -113,7 +113,9 @@ inline void hash_dictionary_column(const Column& column, uint64_t* hashes) {
     const int64_t* resolved = resolved_block.as<int64_t>();
     uint64_t* table = table_block.as<uint64_t>();
     hash_column(*column.dictionary, table);
-    for (int64_t row = 0; row < column.length; ++row) hashes[row] = resolved[row] < 0 ? kNullHash : table[resolved[row]];
+    for (int64_t row = 0; row < column.length; ++row) {
+        hashes[row] = resolved[row] < 0 ? kNullHash : table[resolved[row]];
+    }
 }
 
 inline void hash_column(const Column& column, uint64_t* hashes) {

@@ -27,8 +27,8 @@ cdef class KeyIds:
     """The identity of each row's key: what dedup compares.
 
     ids: a buffer of 16 bytes a row; read-only, and the batch's own memory, where the key column already has that form.
-    keyed: a buffer of one byte a row, 0 where a component of the key is null (such a row is never a duplicate, and its id is
-    all zeros); None when there is none. null_count: how many such rows there are.
+    keyed: a buffer of one byte a row, 0 where a component of the key is null (such a row is never a duplicate, and its
+    id is all zeros); None when there is none. null_count: how many such rows there are.
     """
 
     cdef readonly object ids
@@ -47,9 +47,9 @@ cdef class KeyIds:
 def hash_rows(batch: object, columns: object) -> object:
     """A buffer of one uint64 a row: the hash of the key made of these columns, in this order.
 
-    `batch` is any object with `__arrow_c_array__` that holds a struct; `columns` are indices. Equal keys hash equally in every
-    Arrow form. Raises ValueError for no column, for a type that cannot be a key (nested) and for a malformed batch, IndexError
-    for a column that does not exist.
+    `batch` is any object with `__arrow_c_array__` that holds a struct; `columns` are indices. Equal keys hash equally
+    in every Arrow form. Raises ValueError for no column, for a type that cannot be a key (nested) and for a malformed
+    batch, IndexError for a column that does not exist.
     """
     capsules = export_array(batch)
     cdef Batch parsed = parse_wanted(schema_of(capsules)[0], array_of(capsules)[0], column_indices(columns))
@@ -61,7 +61,8 @@ def hash_rows(batch: object, columns: object) -> object:
 
 
 def key_ids(batch: object, columns: object, seed: bytes) -> KeyIds:
-    """The identity of each row's key, under a secret seed of 16 bytes that must stay the same as long as ids are compared.
+    """The identity of each row's key, under a secret seed of 16 bytes that must stay the same as long as ids are
+    compared.
 
     Keys of up to 16 bytes are their own identity (see key_ids.hpp for which), all others get a 128-bit fingerprint.
     Raises ValueError for another length of seed and as `hash_rows` does.

@@ -1,18 +1,20 @@
 // The 16-byte identity of a row's key, for dedup: the key itself where it fits, else a seeded fingerprint of 128 bits.
 //
-// Which of the two depends on the key's logical types alone (and on the length of a single bytes value), never on the Arrow
-// form, so that equal keys meet:
+// Which of the two depends on the key's logical types alone (and on the length of a single bytes value), never on the
+// Arrow form, so that equal keys meet:
 //   one column of bytes or text     a value of exactly 16 bytes is stored whole, any other as its fingerprint
 //   numbers and decimals only       stored whole, zero-padded, if their canonical widths sum to at most 16 bytes:
 //                                   bool 1, every other number 8, decimals of up to 128 bits 16
 //   everything else                 the fingerprint of all columns
 //
-// Fingerprint: two lanes (s, t) of folded multiplies (hash.hpp) under eight keys k0..k7 expanded from a secret seed. Each
-// 16-byte block (a, b) of a column, zero-padded, then (size, ordinal) of the column is absorbed as
-//   s' = safe(a ^ k0 ^ s, b ^ k1 ^ t)      t' = safe(a ^ k2 ^ t, b ^ k3 ^ s)      safe(x, y) = fold(x, y) ^ x ^ rotate(y, 32)
+// Fingerprint: two lanes (s, t) of folded multiplies (hash.hpp) under eight keys k0..k7 expanded from a secret seed.
+// Each 16-byte block (a, b) of a column, zero-padded, then (size, ordinal) of the column is absorbed as
+//   s' = safe(a ^ k0 ^ s, b ^ k1 ^ t)      t' = safe(a ^ k2 ^ t, b ^ k3 ^ s)
+// with safe(x, y) = fold(x, y) ^ x ^ rotate(y, 32),
 // and the result is safe(s ^ k4, t ^ k5), safe(t ^ k6, s ^ k7). Sizes at the end of each column make the
-// encoding of a row unambiguous. The xor in `safe` keeps the other factor when one is zero (the weakness of plain folding).
-// The seed makes collisions unpredictable to whoever chooses the keys; a null component makes the identity all zeros.
+// encoding of a row unambiguous. The xor in `safe` keeps the other factor when one is zero (the weakness of plain
+// folding). The seed makes collisions unpredictable to whoever chooses the keys; a null component makes the identity
+// all zeros.
 #pragma once
 
 #include <cstdint>
@@ -84,7 +86,8 @@ inline int packed_bytes(const Type& type) {
 }
 
 inline bool is_bytes(const Type& type) {
-    return type.kind == Kind::fixed_binary || type.kind == Kind::text32 || type.kind == Kind::text64 || type.kind == Kind::view;
+    const bool variable = type.kind == Kind::text32 || type.kind == Kind::text64 || type.kind == Kind::view;
+    return variable || type.kind == Kind::fixed_binary;
 }
 
 inline IdForm id_form(const Batch& batch) {

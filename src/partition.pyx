@@ -1,7 +1,8 @@
-"""Partitioning of whole batches by key, and gathering of selected rows; algorithm and laws are in partition_scatter.hpp.
+"""Partitioning of whole batches by key, and gathering of selected rows; algorithm and laws are in
+partition_scatter.hpp.
 
-Functions keep nothing between calls and a `Partitioner` never changes, so all of this may be called from any thread. The output's
-memory comes from the pool and goes back to it when the last slice of the output is gone.
+Functions keep nothing between calls and a `Partitioner` never changes, so all of this may be called from any thread.
+The output's memory comes from the pool and goes back to it when the last slice of the output is gone.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -37,7 +38,9 @@ cdef extern from "partition_scatter.hpp" namespace "engine" nogil:
     int only_partition(const Plan& plan)
     void invert_plan(const Plan& plan, int64_t* indices)
     void c_key_groups "engine::key_groups"(const Batch& batch, uint16_t* groups) except +
-    int64_t c_combine_selection "engine::combine_selection"(const uint8_t* selection, const Column& mask, uint8_t* wanted)
+    int64_t c_combine_selection "engine::combine_selection"(
+        const uint8_t* selection, const Column& mask, uint8_t* wanted
+    )
     void scatter_batch(const Batch& batch, const Plan& plan, const vector[ArrowArray*]& taken, ArrowArray* out) except +
 
 
@@ -110,7 +113,8 @@ cdef object _plan_indices(const Plan& plan):
 
 
 cdef object _restore_types(object scattered, object batch, const Plan& plan):
-    """`scattered` with the types of `batch`: an extension type that is not registered comes back from C as its storage."""
+    """`scattered` with the types of `batch`: an extension type that is not registered comes back from C as its
+    storage."""
     import pyarrow
 
     columns = []
@@ -154,7 +158,8 @@ cdef object _empty(object schema):
     """A batch of no rows that holds on to no other batch's memory."""
     import pyarrow
 
-    return pyarrow.RecordBatch.from_arrays([column.combine_chunks() for column in schema.empty_table().columns], schema=schema)
+    columns = [column.combine_chunks() for column in schema.empty_table().columns]
+    return pyarrow.RecordBatch.from_arrays(columns, schema=schema)
 
 
 cdef class Partitioner:
@@ -176,9 +181,10 @@ cdef class Partitioner:
     def partition(self, batch: object, selection: object = None) -> list[object]:
         """One pyarrow.RecordBatch a partition, by index: its rows in input order, with the input's schema and metadata.
 
-        `selection` is a buffer of one byte a row (0: leave the row out) or None. The batches are slices of one new batch; when
-        every row goes to one partition and none is left out, that one is the input itself. Raises ValueError for a type that
-        cannot be a key and a selection of another length, IndexError for a key column that does not exist.
+        `selection` is a buffer of one byte a row (0: leave the row out) or None. The batches are slices of one new
+        batch; when every row goes to one partition and none is left out, that one is the input itself. Raises
+        ValueError for a type that cannot be a key and a selection of another length, IndexError for a key column that
+        does not exist.
         """
         batch = _record_batch(batch)
         cdef _Selection selected = _Selection(selection, batch.num_rows)
@@ -212,7 +218,8 @@ cdef class Partitioner:
 
 
 def gather(batch: object, selection: object) -> object:
-    """The wanted rows of a batch as a new pyarrow.RecordBatch with the same schema; the batch itself when all are wanted.
+    """The wanted rows of a batch as a new pyarrow.RecordBatch with the same schema; the batch itself when all are
+    wanted.
 
     `selection` is a buffer of one byte a row (0: not wanted) or None for all. Raises ValueError for another length.
     """
@@ -226,7 +233,8 @@ def gather(batch: object, selection: object) -> object:
 
 
 def key_groups(batch: object, columns: object) -> object:
-    """A buffer of one uint16 a row: the key group (0 to 32,767) of the key made of these columns. Raises as `hash_rows`."""
+    """A buffer of one uint16 a row: the key group (0 to 32,767) of the key made of these columns. Raises as
+    `hash_rows`."""
     capsules = export_array(batch)
     cdef Batch parsed = parse_wanted(schema_of(capsules)[0], array_of(capsules)[0], column_indices(columns))
     cdef void* groups = NULL
@@ -237,7 +245,8 @@ def key_groups(batch: object, columns: object) -> object:
 
 
 def combine_selection(selection: object, mask: object, length: int) -> tuple[object, int]:
-    """A new selection (one byte a row) and its number of wanted rows: wanted before, and true in `mask`; null is not wanted.
+    """A new selection (one byte a row) and its number of wanted rows: wanted before, and true in `mask`; null is not
+    wanted.
 
     `mask` is an Arrow boolean array of `length` rows. Raises ValueError for another type or length.
     """
@@ -248,9 +257,8 @@ def combine_selection(selection: object, mask: object, length: int) -> tuple[obj
     capsules = export_array(mask)
     cdef Column column = parse_column(schema_of(capsules)[0], array_of(capsules)[0], 0, array_of(capsules).length)
     if not is_boolean(column) or column.length != rows:
-        raise ValueError(
-            f"a mask must be {rows} booleans, not {column.length} values of Arrow format {column.schema.format.decode()!r}"
-        )
+        given = f"{column.length} values of Arrow format {column.schema.format.decode()!r}"
+        raise ValueError(f"a mask must be {rows} booleans, not {given}")
     buffer = new_buffer(rows, &wanted)
     with nogil:
         count = c_combine_selection(selected.wanted, column, <uint8_t*>wanted)

@@ -4,8 +4,9 @@
 // - Each input column is read once, in order, and written to one output column whose rows are ordered by partition; the
 //   partitions are zero-copy slices of it. A scattered write costs less than the gathered read of `take`, because a few
 //   write streams stay in the cache while the input does not.
-// - Text is copied in steps of 16 to 64 bytes. A step may write past its row, but only into rows of the same partition that
-//   are still to come or into the padding of our own block; it never reads past the text that the input's offsets prove.
+// - Text is copied in steps of 16 to 64 bytes. A step may write past its row, but only into rows of the same partition
+//   that are still to come or into the padding of our own block; it never reads past the text that the input's offsets
+//   prove.
 // - Views keep pointing into the input's text, which the output keeps alive; a dictionary is moved along uncopied.
 // - The output has the layout of the input's schema, so that importing it with that schema is exact.
 #pragma once
@@ -19,11 +20,12 @@
 
 #include "arrow_c.hpp"
 #include "partition.hpp"
+#include "prefetch.hpp"
 
 namespace engine {
 
-// The j-th wanted row: from `source(j)`, to `position(j)` in partition `partition(j)`. One type per shape of plan, so that the
-// inner loops know it.
+// The j-th wanted row: from `source(j)`, to `position(j)` in partition `partition(j)`. One type per shape of plan, so
+// that the inner loops know it.
 struct GatherRows {
     static constexpr bool scattered = false;
     const uint32_t* sources;
@@ -68,17 +70,14 @@ void visit_plan(const Plan& plan, Visit&& visit) {
     visit(ScatterWantedRows{sources, positions, destinations});
 }
 
-// With many partitions the hardware follows too few write streams: the line that a stream reaches soon is fetched in time.
+// With many partitions the hardware follows too few write streams: the line that a stream reaches soon is fetched in
+// time. The address may lie behind the block: a prefetch never faults.
 constexpr uintptr_t kPrefetchBytes = 192;
 
 template <class Rows>
-inline void prefetch_for_write(const void* written) {
-#if defined(__GNUC__) || defined(__clang__)
-    // The address may lie behind the block: a prefetch never faults.
-    if (Rows::scattered) __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(written) + kPrefetchBytes), 1);
-#else
-    (void)written;
-#endif
+inline void prefetch_stream(const void* written) {
+    const uintptr_t soon = reinterpret_cast<uintptr_t>(written) + kPrefetchBytes;
+    if (Rows::scattered) prefetch_write(reinterpret_cast<const void*>(soon));
 }
 
 template <int Width, class Rows>
@@ -86,14 +85,15 @@ void scatter_slots(const uint8_t* from, uint8_t* to, int64_t count, const Rows& 
     for (int64_t j = 0; j < count; ++j) {
         uint8_t* target = to + int64_t{rows.position(j)} * Width;
         std::memcpy(target, from + int64_t{rows.source(j)} * Width, Width);
-        prefetch_for_write<Rows>(target);
+        prefetch_stream<Rows>(target);
     }
 }
 
 template <class Rows>
 void scatter_wide_slots(const uint8_t* from, uint8_t* to, int64_t count, int64_t width, const Rows& rows) {
     for (int64_t j = 0; j < count; ++j) {
-        std::memcpy(to + int64_t{rows.position(j)} * width, from + int64_t{rows.source(j)} * width, static_cast<size_t>(width));
+        uint8_t* target = to + int64_t{rows.position(j)} * width;
+        std::memcpy(target, from + int64_t{rows.source(j)} * width, static_cast<size_t>(width));
     }
 }
 
@@ -124,7 +124,8 @@ inline Block scatter_fixed(const Column& column, const Plan& plan) {
     return block;
 }
 
-// One byte (0 or 1) a row to one bit a row; returns how many bytes were 1. `flags` is read in whole words of its padding.
+// One byte (0 or 1) a row to one bit a row; returns how many bytes were 1. `flags` is read in whole words of its
+// padding.
 inline int64_t pack_bits(uint8_t* flags, int64_t count, uint8_t* bits) {
     std::memset(flags + count, 0, 8);
     int64_t ones = 0;
@@ -176,7 +177,8 @@ inline void copy_text(uint8_t* to, const uint8_t* from, int64_t size, int64_t ro
 
 // Sums the bytes of each partition and turns them into cursors; returns the total.
 template <class Offset, class Rows>
-int64_t start_text_cursors(const Offset* offsets, const Plan& plan, const Rows& rows, std::vector<TextCursor>& cursors) {
+int64_t start_text_cursors(const Offset* offsets, const Plan& plan, const Rows& rows,
+                           std::vector<TextCursor>& cursors) {
     for (int64_t j = 0; j < plan.count; ++j) {
         const int64_t row = rows.source(j);
         cursors[static_cast<size_t>(rows.partition(j))].end += offsets[row + 1] - offsets[row];
@@ -206,7 +208,7 @@ void scatter_text_steps(const Column& column, const Plan& plan, const Rows& rows
         const int64_t target = cursor.next;
         cursor.next = target + size;
         out_offsets[rows.position(j)] = static_cast<Offset>(target);
-        prefetch_for_write<Rows>(out_bytes + target);
+        prefetch_stream<Rows>(out_bytes + target);
         copy_text<Step>(out_bytes + target, bytes + start, size, cursor.end - target, readable_end - start);
     }
 }
@@ -223,7 +225,7 @@ void scatter_text(const Column& column, const Plan& plan, OutputNode& node) {
         visit_plan(plan, [&](auto rows) {
             std::vector<TextCursor> cursors(plan.starts.size() - 1, TextCursor{0, 0});
             const int64_t total = start_text_cursors(column.slots<Offset>(), plan, rows, cursors);
-            if (static_cast<int64_t>(static_cast<Offset>(total)) != total) throw std::overflow_error("a text column outgrew its offsets");
+            if (static_cast<Offset>(total) != total) throw std::overflow_error("a text column outgrew its offsets");
             bytes_block = Block(static_cast<size_t>(total));
             uint8_t* out_bytes = bytes_block.as<uint8_t>();
             out_offsets[plan.count] = static_cast<Offset>(total);
@@ -301,9 +303,10 @@ inline void scatter_column(const Column& column, const Plan& plan, ArrowArray* o
     export_node(std::move(node), out);
 }
 
-// Scatters all columns of `batch` by `plan` into `out`. `taken` holds, for each nested column in order, the array that a foreign
-// `take` made of it; it is moved. The batch is used up: parts of it may have been moved into the output.
-inline void scatter_batch(const Batch& batch, const Plan& plan, const std::vector<ArrowArray*>& taken, ArrowArray* out) {
+// Scatters all columns of `batch` by `plan` into `out`. `taken` holds, for each nested column in order, the array that
+// a foreign `take` made of it; it is moved. The batch is used up: parts of it may have been moved into the output.
+inline void scatter_batch(const Batch& batch, const Plan& plan, const std::vector<ArrowArray*>& taken,
+                          ArrowArray* out) {
     auto root = std::make_unique<OutputNode>();
     root->length = plan.count;
     root->buffers.push_back(nullptr);

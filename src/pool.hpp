@@ -2,12 +2,15 @@
 // the copy that fills them (0.6-0.9 ms per MB against 0.1-0.5 ns per 8-byte value in recycled memory).
 //
 // Laws
-// - A block is at least as large as asked, starts on a 64-byte border and is followed by 64 readable and writable bytes.
-// - A block has an atomic reference count, 1 when acquired. The last `release` recycles it, from any thread, without the GIL.
+// - A block is at least as large as asked, starts on a 64-byte border and is followed by 64 readable and writable
+//   bytes.
+// - A block has an atomic reference count, 1 when acquired. The last `release` recycles it, from any thread, without
+//   the GIL.
 // - Idle (retained) bytes never exceed the limit: the block that was given back longest ago leaves first, whatever its
 //   class, so that a change of batch size cannot fill the pool with blocks that nobody asks for again.
 // - Blocks below `kSmallBytes` are not retained: malloc keeps those itself.
-// - All kernels share the one pool of `engine._core.pool` through its table of functions (`PoolApi`), found once at import.
+// - All kernels share the one pool of `engine._core.pool` through its table of functions (`PoolApi`), found once at
+//   import.
 // - The pool is never destroyed: release callbacks may run until the process ends.
 //
 // Size classes: four steps per power of two (as in jemalloc), so that a block wastes at most a quarter.
@@ -36,11 +39,13 @@ constexpr size_t kMaxBlockBytes = size_t{1} << 46;
 
 // What one kernel module needs of the pool; the capsule `engine._core.pool._api` holds a pointer to it.
 struct PoolApi {
-    void* (*acquire)(size_t size_bytes);                                           // nullptr: out of memory
+    void* (*acquire)(size_t size_bytes);  // nullptr: out of memory
     void (*retain)(void* block);
-    void (*release)(void* block);                                                  // nullptr is allowed
-    PyObject* (*wrap)(void* block, size_t size_bytes);                             // GIL; takes over one reference, also on error
-    PyObject* (*view)(const void* data, size_t size_bytes, PyObject* owner);       // GIL; read-only, keeps `owner` alive
+    void (*release)(void* block);  // nullptr is allowed
+    // Both need the GIL: a Buffer that takes over one reference to the block (also on error), and a read-only Buffer
+    // over foreign memory that keeps `owner` alive.
+    PyObject* (*wrap)(void* block, size_t size_bytes);
+    PyObject* (*view)(const void* data, size_t size_bytes, PyObject* owner);
 };
 
 // Each module's copy of the table's address, set once at import.
@@ -148,8 +153,6 @@ class Pool {
         return {in_use_bytes_.load(std::memory_order_relaxed), idle_bytes_, hits_, misses_};
     }
 
-    static size_t capacity(const void* block) { return header_of(const_cast<void*>(block))->capacity_bytes; }
-
   private:
     // Lies in the 64 bytes in front of the data. An idle block is in its class's stack and in the list by age.
     struct Header {
@@ -164,7 +167,9 @@ class Pool {
     };
     static_assert(sizeof(Header) <= kHeaderBytes, "the header lies in front of the data");
 
-    static Header* header_of(void* block) { return reinterpret_cast<Header*>(static_cast<char*>(block) - kHeaderBytes); }
+    static Header* header_of(void* block) {
+        return reinterpret_cast<Header*>(static_cast<char*>(block) - kHeaderBytes);
+    }
     static void* data_of(Header* header) { return reinterpret_cast<char*>(header) + kHeaderBytes; }
 
     static size_t class_bytes(int size_class) {
@@ -185,7 +190,8 @@ class Pool {
     static Header* allocate(size_t capacity, int size_class) {
         void* allocation = std::malloc(capacity + kHeaderBytes + kPaddingBytes + kAlignmentBytes);
         if (allocation == nullptr) return nullptr;
-        const uintptr_t start = (reinterpret_cast<uintptr_t>(allocation) + kAlignmentBytes - 1) & ~uintptr_t{kAlignmentBytes - 1};
+        const uintptr_t unaligned = reinterpret_cast<uintptr_t>(allocation);
+        const uintptr_t start = (unaligned + kAlignmentBytes - 1) & ~uintptr_t{kAlignmentBytes - 1};
         Header* header = new (reinterpret_cast<void*>(start)) Header{};
         header->capacity_bytes = capacity;
         header->allocation = allocation;
@@ -219,7 +225,8 @@ class Pool {
     }
 
     void unlink(Header* header) {
-        (header->class_above != nullptr ? header->class_above->class_below : stacks_[header->size_class]) = header->class_below;
+        Header* const above = header->class_above;
+        (above != nullptr ? above->class_below : stacks_[header->size_class]) = header->class_below;
         if (header->class_below != nullptr) header->class_below->class_above = header->class_above;
         (header->newer != nullptr ? header->newer->older : newest_) = header->older;
         (header->older != nullptr ? header->older->newer : oldest_) = header->newer;

@@ -1,7 +1,7 @@
 """The process's pool of recycled buffers, and `Buffer`, a block of it as a Python object.
 
-The laws (alignment, padding, ownership, the limit on idle bytes) are written in pool.hpp. Everything here may be called from
-any thread. Other kernels reach the pool through the capsule `_api`, never through these Python functions.
+The laws (alignment, padding, ownership, the limit on idle bytes) are written in pool.hpp. Everything here may be called
+from any thread. Other kernels reach the pool through the capsule `_api`, never through these Python functions.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -20,9 +20,9 @@ from pool cimport (
 cdef class Buffer:
     """Bytes in pooled memory: 64-byte aligned, followed by 64 spare bytes, given back when the last reference goes.
 
-    Supports the buffer protocol (format "B"), so that numpy.frombuffer, memoryview and pyarrow.py_buffer work on it. A new buffer
-    is writable and its contents are undefined. A buffer that a kernel made over foreign Arrow memory is read-only.
-    Raises ValueError for a negative size and MemoryError when there is no memory.
+    Supports the buffer protocol (format "B"), so that numpy.frombuffer, memoryview and pyarrow.py_buffer work on it. A
+    new buffer is writable and its contents are undefined. A buffer that a kernel made over foreign Arrow memory is
+    read-only. Raises ValueError for a negative size and MemoryError when there is no memory.
     """
 
     cdef void* _data

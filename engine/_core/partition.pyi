@@ -11,7 +11,7 @@ from engine._core.pool import Buffer
 
 @final
 class Partitioner:
-    """Splits batches by the hash of key columns into 1 to 1,024 partitions. ValueError for other numbers or no column."""
+    """Splits batches by the hash of key columns into 1 to 1,024 partitions. ValueError for anything else."""
 
     def __init__(self, columns: Sequence[int], partitions: int) -> None: ...
     @property

@@ -29,7 +29,7 @@ from engine.errors import EngineError, PipelineError
 from engine.instrument import SILENT, Instrument
 from engine.pipeline import Pipeline
 from engine.report import Counts, Report, Statistics
-from engine.sink import Sink
+from engine.sink import OutputFiles, Sink
 from engine.storage import Storage, monotonic_s, random_id
 
 __all__ = ["Options", "execute"]
@@ -178,8 +178,8 @@ def _report(
         epochs=coordinator.commits if coordinator is not None else 0,
         elapsed_s=elapsed_s,
         peak_memory_bytes=_peak_memory_bytes(),
-        output=getattr(sink, "location", None),
-        output_files=getattr(sink, "published_files", 0),
+        output=(sink.location or None) if isinstance(sink, OutputFiles) else None,
+        output_files=sink.published_files if isinstance(sink, OutputFiles) else 0,
         state=state.path if state is not None else None,
     )
 

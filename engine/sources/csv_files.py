@@ -4,7 +4,7 @@ Laws
     - Types are those of ``schema=``, or of the first block of the first file that has rows: never of the file at hand.
       A column without a value there is text.
     - Seeking reads the file from its beginning and drops rows: a row has no place of its own in a CSV file.
-    - Memory: one block of the file and the batch that was made of it.
+    - Memory: the blocks that the parser reads ahead (32 MiB), and one batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,11 @@ from engine.storage import open_input
 
 __all__ = ["CsvSource", "csv"]
 
-BLOCK_BYTES = 4 << 20
-"""About 40,000 rows of 100 bytes; a row must fit into it."""
+BLOCK_BYTES = 1 << 20
+"""A row must fit into it. The parser reads up to 32 blocks ahead."""
+
+BATCH_BYTES = 4 << 20
+"""Blocks are put together to batches of at least this size: about 40,000 rows of 100 bytes."""
 
 
 def csv(
@@ -35,9 +38,10 @@ def csv(
 
     Files are read in the order of their paths below the directory; files that appear later come after all that were
     read. UTF-8, quoted as in RFC 4180; an empty value is null, in a text column the empty text. Without ``schema`` the
-    types are those that fit the first rows of the first file, and every other file must have the same columns; with it,
-    columns that it does not name are not read. ``header=False``: columns are named as in ``schema``, or f0, f1, ….
-    Replayable. Raises PipelineError; reading raises InputError and SourceError.
+    types are those that fit the first rows of the first file (whole numbers beyond int64 become doubles), and every
+    other file must have the same columns; with it, columns that it does not name are not read. ``header=False``:
+    columns are named as in ``schema``, or f0, f1, …. Replayable. Raises PipelineError; reading raises InputError and
+    SourceError.
     """
     if not isinstance(delimiter, str) or len(delimiter.encode()) != 1 or delimiter in '"\r\n':
         raise PipelineError(f"read: delimiter= must be one ASCII character, found {delimiter!r}")
@@ -121,8 +125,8 @@ class _OpenCsv:
 
     def batches(self, skip: int) -> Iterator[pa.RecordBatch]:
         """Parsed rows; the first ``skip`` are parsed and dropped."""
-        for batch in self._reader:
-            self._last = batch.slice(max(0, batch.num_rows - 1)) if batch.num_rows else self._last
+        for batch in _gathered(self._reader):
+            self._last = batch.slice(batch.num_rows - 1)
             kept = batch.slice(min(skip, batch.num_rows))
             skip -= batch.num_rows - kept.num_rows
             if kept.num_rows:
@@ -140,3 +144,22 @@ class _OpenCsv:
         """Close the file."""
         self._reader.close()
         self._stream.close()
+
+
+def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in fewer batches, none of them empty."""
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        if batch.num_rows:
+            held.append(batch)
+            size += batch.nbytes
+        if size >= BATCH_BYTES:
+            yield _joined(held)
+            held, size = [], 0
+    if held:
+        yield _joined(held)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]

@@ -116,6 +116,10 @@ class MemorySource:
     def ack(self, offset: Offset) -> None:
         """The caller's memory is the caller's: nothing to do."""
 
+    def covers(self, directory: str) -> bool:
+        """Never: nothing is read from files."""
+        return False
+
 
 class MemoryReader:
     """One pass over the rows."""

@@ -34,8 +34,8 @@ def ndjson(path: PathArgument, *, schema: pa.Schema | None = None) -> "NdjsonSou
 
     Files are read in the order of their paths below the directory; files that appear later come after all that were
     read. Without ``schema`` the types are those of the first 4 MiB of the first file; numbers, text, booleans,
-    timestamps, objects and lists are told apart. Replayable. Raises PipelineError; reading raises InputError and
-    SourceError.
+    timestamps, objects and lists are told apart (whole numbers beyond int64 become doubles). Replayable. Raises
+    PipelineError; reading raises InputError and SourceError.
     """
     names = tuple(f"{name}{packed}" for name in (".ndjson", ".jsonl") for packed in ("", ".gz", ".zst"))
     return NdjsonSource(FileSet.of(path, names), declared_schema(schema))

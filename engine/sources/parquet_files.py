@@ -128,12 +128,12 @@ class _OpenParquet:
         handle = open_input(file.path)
         try:
             _check_magic(handle, file)
-            self._file = pq.ParquetFile(handle, buffer_size=READ_BYTES_PER_COLUMN[0])
-            whole = found_schema(self._file.schema_arrow, file.location)
+            footer = pq.ParquetFile(handle, pre_buffer=False)
+            whole = found_schema(footer.schema_arrow, file.location)
             held = pa.schema([field for field in whole if wanted is None or field.name in wanted])
             least, most = READ_BYTES_PER_COLUMN
             buffer = min(most, max(least, READ_BYTES // max(1, len(held))))
-            self._file = pq.ParquetFile(handle, metadata=self._file.metadata, buffer_size=buffer)
+            self._file = pq.ParquetFile(handle, metadata=footer.metadata, buffer_size=buffer, pre_buffer=False)
         except BaseException:
             handle.close()
             raise

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.checkpoint import manifest
@@ -59,7 +59,6 @@ def written(*appended: manifest.Record, first: tuple[manifest.Record, ...] = (TE
 SMALL, BORDERS = written(commit(1), Final(1), commit(2), Final(2))
 
 
-@settings(deadline=None)
 @given(first=st.lists(records, max_size=3), appended=st.lists(records, max_size=4))
 def test_what_is_written_is_read(first, appended):
     data, borders = written(*appended, first=tuple(first))
@@ -71,7 +70,6 @@ def test_what_is_written_is_read(first, appended):
     assert decoded.problem is None
 
 
-@settings(deadline=None)
 @given(appended=st.lists(records, min_size=1, max_size=3))
 def test_an_appender_goes_on_where_decoding_ended(appended):
     data, _ = written(*appended)

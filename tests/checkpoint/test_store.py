@@ -370,11 +370,12 @@ def test_a_torn_tail_is_put_aside_and_reported(tmp_path):
         assert len(list(tmp_path.glob("*.torn-*"))) == 1
 
 
-@pytest.mark.parametrize("at", [0, 3, 9, 20, 70, 100])
+@pytest.mark.parametrize("at", [0, 3, 9, 20, 70, 100, -300, -80])
 def test_damage_stops_everything_and_changes_nothing(tmp_path, at):
     run(tmp_path, 2)
     manifest = manifest_of(tmp_path)
     data = bytearray(manifest.read_bytes())
+    at %= len(data)
     data[at] ^= 0x10
     manifest.write_bytes(data)
     before = contents(tmp_path)

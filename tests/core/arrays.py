@@ -1,8 +1,8 @@
 """Hypothesis strategies for Arrow arrays and batches of every type that kernels take, shared by the tests of the core.
 
-A drawn array comes with its raw values (None, bool, int, float, bytes or Unscaled), which naive models compute with. Raw values
-do not depend on the Arrow form: the same values drawn in two forms must be equal keys. Slices with offsets are part of what is
-drawn, for arrays, for record batches and for structs.
+A drawn array comes with its raw values (None, bool, int, float, bytes or Unscaled), which naive models compute with.
+Raw values do not depend on the Arrow form: the same values drawn in two forms must be equal keys. Slices with offsets
+are part of what is drawn, for arrays, for record batches and for structs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _signed_range(bits: int) -> tuple[int, int]:
 
 
 def _temporal(kind: pa.DataType, per_day: int = 0) -> Form:
-    """Dates, times and the like as their integers; times stay within the `per_day` units of a day, date64 at its start."""
+    """Dates, times and the like as their integers; times stay within a day of `per_day` units, date64 at its start."""
     stored = pa.int32() if kind.bit_width == 32 else pa.int64()
     values = st.integers(*_signed_range(kind.bit_width)) | st.integers(-3, 3)
     if pa.types.is_time(kind):
@@ -208,7 +208,7 @@ def arrays(draw: st.DrawFn, form: Form, rows: int, nulls: bool = True) -> Drawn:
 
 @dataclass(frozen=True)
 class DrawnBatch:
-    """A record batch or a struct array, and the raw values of its columns (None in every column where the struct is null)."""
+    """A record batch or a struct array, and the raw values of its columns (all None where the struct is null)."""
 
     batch: Any
     columns: list[list[Any]]
@@ -218,7 +218,7 @@ class DrawnBatch:
 
 @st.composite
 def batches(draw: st.DrawFn, names: st.SearchStrategy[list[str]], max_rows: int = 24) -> DrawnBatch:
-    """A batch whose columns have the forms `names`: whole or sliced, as a RecordBatch or as a StructArray with its own nulls."""
+    """A batch of columns of the forms `names`: whole or sliced, a RecordBatch or a StructArray with its own nulls."""
     forms = draw(names)
     rows = draw(st.integers(0, max_rows))
     shape = draw(st.sampled_from(["batch", "sliced batch", "struct", "sliced struct"]))
@@ -247,7 +247,7 @@ def batches(draw: st.DrawFn, names: st.SearchStrategy[list[str]], max_rows: int 
 
 
 def plain_values(array: pa.Array) -> list[Any]:
-    """An array's values as Python objects, for comparison by `repr`: temporal ones as integers, encoded ones decoded."""
+    """An array's values as Python objects, to compare by `repr`: temporal ones as integers, encoded ones decoded."""
     if isinstance(array, pa.ExtensionArray):
         return plain_values(array.storage)
     if pa.types.is_dictionary(array.type):

@@ -1,5 +1,6 @@
-"""The hash and the identity of a key, computed naively from raw values: written from the description of the formats, not from the
-kernel's code, and with Python's integers only.
+"""The hash and the identity of a key, computed naively from raw values, with Python's integers only.
+
+Written from the description of the formats, not from the kernel's code.
 """
 
 from __future__ import annotations
@@ -80,10 +81,7 @@ def fingerprint(row: Sequence[Raw], seed: bytes) -> bytes:
     s = t = 0
     for ordinal, raw in enumerate(row):
         assert raw is not None
-        if isinstance(raw, bytes | Unscaled):
-            data = bytes_of(raw)
-        else:
-            data = struct.pack("<Q", number_of(raw))
+        data = bytes_of(raw) if isinstance(raw, bytes | Unscaled) else struct.pack("<Q", number_of(raw))
         for a, b in [*blocks_of(data), (len(data), ordinal)]:
             s, t = safe_fold(a ^ k[0] ^ s, b ^ k[1] ^ t), safe_fold(a ^ k[2] ^ t, b ^ k[3] ^ s)
     return struct.pack("<QQ", safe_fold(s ^ k[4], t ^ k[5]), safe_fold(t ^ k[6], s ^ k[7]))

@@ -32,7 +32,7 @@ def _pointer(capsule: object, name: bytes) -> int:
 
 
 class Altered:
-    """Exports a batch after `alter` changed the C struct of its first column (0) or of itself (None); restored afterwards."""
+    """Exports a batch with one field changed in the C struct of its first column (child 0) or of itself (None)."""
 
     def __init__(self, batch: pa.RecordBatch, field: str, value: int, child: int | None = 0) -> None:
         self.schema, self.array = batch.__arrow_c_array__()

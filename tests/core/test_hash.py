@@ -1,4 +1,4 @@
-"""Hashes and key identities against a naive model, over every type, form and slice; golden vectors pin the persisted formats."""
+"""Hashes and key identities against a naive model, over every type, form and slice; golden vectors pin the formats."""
 
 from __future__ import annotations
 

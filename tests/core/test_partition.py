@@ -229,8 +229,7 @@ def test_outputs_may_be_released_on_any_thread() -> None:
     sums: list[int] = []
 
     def use() -> None:
-        for _ in range(10):
-            sums.append(sum(part.num_rows for part in partitioner.partition(batch)))
+        sums.extend(sum(part.num_rows for part in partitioner.partition(batch)) for _ in range(10))
 
     threads = [threading.Thread(target=use) for _ in range(3)]
     for thread in threads:
@@ -299,7 +298,7 @@ def test_refusals() -> None:
             Partitioner([0], partitions)
     with pytest.raises(ValueError, match="at least one key column"):
         Partitioner([], 2)
-    with pytest.raises(ValueError, match="column 'b'.*a nested type cannot be a key"):
+    with pytest.raises(ValueError, match=r"column 'b'.*a nested type cannot be a key"):
         Partitioner([1], 2).partition(batch)
     with pytest.raises(IndexError, match="no column 2"):
         Partitioner([2], 2).partition(batch)

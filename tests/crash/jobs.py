@@ -60,6 +60,9 @@ class CountedReads:
     def ack(self, offset: object) -> None:
         self._source.ack(offset)
 
+    def covers(self, directory: str) -> bool:
+        return self._source.covers(directory)
+
 
 class CountedReader:
     def __init__(self, reader: Reader, path: str) -> None:

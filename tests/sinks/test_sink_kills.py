@@ -1,4 +1,4 @@
-"""A sink of files that is killed at every step, recovers, is killed again: what is visible is whole, committed, and complete."""
+"""A sink of files that is killed at every step, recovers, is killed again: what is visible is whole and committed."""
 
 import json
 
@@ -13,7 +13,7 @@ from engine.sinks.arrow_ipc_files import arrow_ipc
 from engine.sinks.parquet_files import parquet
 
 
-def chunk(number, *, rows=40):
+def chunk(number, *, rows=20):
     """The rows of one epoch for two partitions."""
     return [
         pa.record_batch(
@@ -26,11 +26,11 @@ def chunk(number, *, rows=40):
     ]
 
 
-CHUNKS = [chunk(0), chunk(1), [chunk(2)[0].slice(0, 0), chunk(2)[1]]]
+CHUNKS = [chunk(0), [chunk(1)[0].slice(0, 0), chunk(1)[1]]]
 
 SINKS = {
-    "parquet": lambda path: parquet(path, row_group_rows=16, compression=None),
-    "parquet in parts": lambda path: parquet(path, row_group_rows=16, max_file_bytes=1),
+    "parquet": lambda path: parquet(path, row_group_rows=8, compression=None),
+    "parquet in parts": lambda path: parquet(path, row_group_rows=8, max_file_bytes=1),
     "parquet by kind": lambda path: parquet(path, partition_by="kind"),
     "parquet beside others": lambda path: parquet(path, mode="append"),
     "arrow": arrow_ipc,
@@ -88,28 +88,28 @@ def test_killed_at_every_step(make, tmp_path):
         assert staging_directories(path) == []
         if whole:
             break
-    assert calls > 30
+    assert calls > 20
 
 
 def test_killed_again_in_every_recovery(tmp_path):
     make = SINKS["parquet by kind"]
     kills = 0
-    for calls in range(0, 1000, 5):
+    for calls in range(0, 1000, 9):
         path = tmp_path / str(calls) / "out"
         path.parent.mkdir()
         log = CommitLog()
         if attempt(make, path, log, calls):
             break
-        for more in range(1000):  # each life gets one step further than the one before
-            if attempt(make, path, log, more % 23):
+        for more in range(0, 1000, 3):  # no life is long enough, but each a little longer than the one before
+            if attempt(make, path, log, more):
                 break
             kills += 1
             check_visible(path, log)
         assert ids_in(path) == ids_of(range(len(CHUNKS)))
         assert staging_directories(path) == []
-    assert kills > 100
+    assert kills > 50
 
 
 def test_polars_reads_the_directory(tmp_path):
     drive(parquet(tmp_path / "out"), CommitLog(), CHUNKS)
-    assert sorted(polars.read_parquet(tmp_path / "out")["id"].to_list()) == ids_of(range(3))
+    assert sorted(polars.read_parquet(tmp_path / "out")["id"].to_list()) == ids_of(range(len(CHUNKS)))

@@ -112,4 +112,5 @@ def cut_small(patch: pytest.MonkeyPatch, rows: int) -> None:
     patch.setattr(file_source, "BATCH_ROWS", rows)
     patch.setattr(parquet_files, "BATCH_ROWS", rows)
     patch.setattr(csv_files, "BLOCK_BYTES", 40 * rows)
+    patch.setattr(csv_files, "BATCH_BYTES", 40 * rows)
     patch.setattr(ndjson_files, "BLOCK_BYTES", 60 * rows)

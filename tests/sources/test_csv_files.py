@@ -34,6 +34,7 @@ def test_header_only_files_are_text(tmp_path: Path) -> None:
 
 def test_a_value_that_does_not_fit_behind_the_first_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(csv_files, "BATCH_BYTES", 64)
     (tmp_path / "a.csv").write_text("id\n" + "".join(f"{n}\n" for n in range(100)) + "x\n")
     reader = csv(tmp_path).open(None, durable=True)
     with pytest.raises(InputError, match=r"a\.csv: cannot be read behind row \d+ as CSV: .*int64: invalid value 'x'"):

@@ -201,7 +201,7 @@ def test_large_batches_are_cut_and_empty_ones_left_out() -> None:
 
 
 def test_no_batch_to_take_a_schema_from() -> None:
-    for data in ([], iter([]), list):
+    for data in ([], iter([]), lambda: ()):
         with pytest.raises(InputError, match="there is no batch to take the schema from"):
             memory(data).schema()
         assert drain(memory(data, schema=TABLE.schema)) == []

@@ -98,6 +98,20 @@ def test_seeking_touches_no_earlier_row_group(tmp_path: Path, monkeypatch: pytes
     assert asked == [[2, 3]]
 
 
+def test_a_large_row_group_is_not_held_in_memory(tmp_path: Path) -> None:
+    count = 1_000_000
+    table = pa.table({"id": pa.array(range(count), pa.int64())})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=count, compression=None, use_dictionary=False)
+    assert pq.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups == 1
+    before = pa.total_allocated_bytes()
+    reader = parquet(tmp_path).open(None, durable=True)
+    most = 0
+    while reader.read() is not None:
+        most = max(most, pa.total_allocated_bytes() - before)
+    reader.close()
+    assert 0 < most < 4 << 20
+
+
 def test_an_encrypted_or_foreign_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PARE" + bytes(60) + b"PARE")
     with pytest.raises(InputError, match="is an encrypted Parquet file"):

@@ -1,0 +1,176 @@
+"""The public deduplicator: batches of any Arrow form, tokens, snapshots that stand alone, files that go away."""
+
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from window_model import History
+
+from engine.errors import CorruptState, InputError, PipelineError, StateError
+from engine.stages.deduplicator import Deduplicator
+
+
+def batch_of(numbers):
+    return pa.record_batch({"id": pa.array(numbers, pa.int64()), "other": pa.array([0] * len(numbers))})
+
+
+def test_the_first_of_each_key_is_kept_and_nulls_are_counted():
+    with Deduplicator("id") as seen:
+        probe = seen.probe(batch_of([1, 2, 1, None, None]))
+        assert probe.mask.to_pylist() == [True, True, False, True, True]
+        assert (probe.fresh, probe.duplicates, probe.null_keys) == (2, 1, 2)
+        seen.commit(probe.token)
+        assert seen.probe(batch_of([2, 3])).mask.to_pylist() == [False, True]
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["probe", "probe", "probe", "commit", "abort", "copy"]), st.lists(st.integers(0, 50))),
+    max_size=25,
+)
+
+
+@settings(max_examples=60)
+@given(steps, st.sampled_from([1, 10, 80, None]))
+def test_tokens_and_snapshots_mean_what_they_say(steps, within):
+    seen = Deduplicator("id", within=within)
+    committed, now, pending = History(within), History(within), []
+    for step, numbers in steps:
+        if step == "probe":
+            probe = seen.probe(batch_of(numbers))
+            assert bytes(probe.mask.to_pylist()) == now.probe(numbers)
+            pending.append((probe.token, numbers))
+        elif step == "commit" and pending:
+            token, numbers = pending.pop(0)
+            committed.probe(numbers)
+            seen.commit(token)
+        elif step == "abort" and pending:
+            keep = len(pending) // 2
+            seen.abort(pending[keep][0])
+            del pending[keep:]
+            now = committed.copy()
+            for _, numbers in pending:
+                now.probe(numbers)
+        elif step == "copy":
+            snapshot = seen.snapshot()
+            seen.close()
+            seen = Deduplicator("id", within=within)
+            seen.restore(snapshot)
+            now, pending = committed.copy(), []
+    seen.close()
+
+
+def test_keys_go_to_disk_and_come_back_from_a_snapshot(tmp_path):
+    numbers = np.arange(600_000)
+    with Deduplicator("id", memory="4MiB", spill=tmp_path) as seen:
+        for first in range(0, 600_000, 50_000):
+            seen.commit(seen.probe(batch_of(numbers[first : first + 50_000])).token)
+        statistics = seen.statistics()
+        assert statistics.runs >= 1
+        assert statistics.recent_bytes + statistics.filter_bytes <= 4 * 2**20
+        snapshot = seen.snapshot()
+        seen.restore(snapshot)
+        assert seen.probe(batch_of(numbers[::100])).duplicates == 6_000
+        with Deduplicator("id", memory="4MiB", spill=tmp_path) as other:
+            other.restore(snapshot)
+            assert other.statistics().rows == 600_000
+            assert other.probe(batch_of(numbers[::100] + 600_000)).fresh == 6_000
+            assert other.probe(batch_of(numbers[::50])).duplicates == 12_000
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_a_damaged_snapshot_is_refused_and_nothing_has_changed(data):
+    seen = Deduplicator("id", within=100)
+    seen.commit(seen.probe(batch_of(range(20))).token)
+    snapshot = bytearray(seen.snapshot())
+    if data.draw(st.booleans()):
+        bit = data.draw(st.integers(0, len(snapshot) * 8 - 1))
+        snapshot[bit // 8] ^= 1 << bit % 8
+    else:
+        del snapshot[data.draw(st.integers(0, len(snapshot) - 1)) :]
+    with pytest.raises((CorruptState, StateError)):
+        seen.restore(bytes(snapshot))
+    assert seen.probe(batch_of([5, 25])).mask.to_pylist() == [False, True]
+    seen.close()
+
+
+def test_a_snapshot_of_other_keys_or_another_window_is_refused():
+    seen = Deduplicator("id", within=100)
+    snapshot = seen.snapshot()
+    with pytest.raises(StateError, match="of keys"):
+        Deduplicator("other", within=100).restore(snapshot)
+    with pytest.raises(StateError, match="another window"):
+        Deduplicator("id", within=101).restore(snapshot)
+
+
+def test_any_arrow_object_with_rows_goes_in():
+    class Foreign:
+        def __init__(self, batch):
+            self.batch = batch
+
+        def __arrow_c_array__(self, requested_schema=None):
+            return self.batch.__arrow_c_array__(requested_schema)
+
+    with Deduplicator(["id", "other"]) as seen:
+        seen.probe(batch_of([1, 2]))
+        assert seen.probe(Foreign(batch_of([2, 3]))).mask.to_pylist() == [False, True]
+        assert seen.probe(pa.StructArray.from_arrays(batch_of([3, 4]).columns, ["id", "other"])).fresh == 1
+        assert seen.probe(batch_of([])).mask.to_pylist() == []
+
+
+def test_columns_may_change_places():
+    with Deduplicator("id") as seen:
+        seen.probe(batch_of([1]))
+        assert seen.probe(batch_of([1, 2]).select(["other", "id"])).duplicates == 1
+
+
+def test_what_cannot_be_probed_is_refused():
+    with Deduplicator("event_id") as seen:
+        with pytest.raises(InputError, match='no column "event_id"; did you mean "event_di"'):
+            seen.probe(pa.record_batch({"event_di": [1], "ts": [2]}))
+        with pytest.raises(InputError, match="batches one by one"):
+            seen.probe(pa.table({"event_id": [1]}))
+        with pytest.raises(InputError, match="expected a record batch"):
+            seen.probe(pa.array([1]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keys": ()}, "at least one column"),
+        ({"keys": "id", "within": 0}, "above zero"),
+        ({"keys": "id", "within": True}, "above zero"),
+        ({"keys": "id", "within": timedelta(0), "by": "ts"}, "above zero"),
+        ({"keys": "id", "within": timedelta(1)}, "needs by="),
+        ({"keys": "id", "within": 5, "by": "ts"}, "by= goes with"),
+        ({"keys": "id", "memory": "plenty"}, "memory"),
+    ],
+)
+def test_arguments_without_sense_are_refused(arguments, message):
+    with pytest.raises(PipelineError, match=message):
+        Deduplicator(**arguments)
+
+
+def test_a_window_of_time_goes_by_the_column():
+    with Deduplicator("id", within=timedelta(minutes=1), by="ts") as seen:
+        times = pa.array([0, 59, 60, 200], pa.timestamp("s"))
+        assert seen.probe(pa.record_batch({"ts": times, "id": [1, 1, 2, 1]})).mask.to_pylist() == [1, 0, 1, 1]
+
+
+def test_tokens_out_of_order_and_a_closed_deduplicator_are_refused():
+    seen = Deduplicator("id")
+    first = seen.probe(batch_of([1])).token
+    second = seen.probe(batch_of([2])).token
+    with pytest.raises(ValueError, match="order"):
+        seen.commit(second)
+    seen.abort(first)
+    with pytest.raises(ValueError, match="not open"):
+        seen.abort(second)
+    seen.close()
+    seen.close()
+    with pytest.raises(StateError, match="closed"):
+        seen.probe(batch_of([1]))

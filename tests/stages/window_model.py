@@ -1,0 +1,132 @@
+"""What the tests of the key window share: the plain meaning of dedup, a small window, and a storage that dies."""
+
+from engine.stages.key_window import KeyWindow
+from engine.storage import File, Storage
+
+SEED = bytes(range(16))
+
+
+def id_of(number):
+    return number.to_bytes(16, "big")
+
+
+def ids_of(numbers):
+    return b"".join(map(id_of, numbers))
+
+
+class History:
+    """Dedup over the last ``within`` rows as a dictionary of last positions."""
+
+    def __init__(self, within):
+        self.within = within
+        self.last = {}
+        self.position = 0
+
+    def probe(self, numbers):
+        mask = bytearray()
+        for number in numbers:
+            seen = self.last.get(number)
+            fresh = seen is None or (self.within is not None and seen < self.position - self.within)
+            mask.append(fresh)
+            self.last[number] = self.position
+            self.position += 1
+        return mask
+
+    def copy(self):
+        other = History(self.within)
+        other.last = dict(self.last)
+        other.position = self.position
+        return other
+
+
+def small_window(directory, *, within, storage=None, durable=True, memory_bytes=4_000, **options):
+    """A window that seals after a hundred keys or so."""
+    return KeyWindow(
+        [0],
+        within=within,
+        memory_bytes=memory_bytes,
+        storage=storage or Storage(),
+        directory=str(directory),
+        seed=SEED,
+        durable=durable,
+        chunk_ids=options.pop("chunk_ids", 16),
+        **options,
+    )
+
+
+def probe(window, numbers):
+    """Mark and commit; the mask."""
+    token, found = window.probe_ids(ids_of(numbers), len(numbers))
+    window.commit(token)
+    assert found.fresh + found.duplicates == len(numbers)
+    assert sum(found.selection) == found.fresh == found.selected
+    return found.selection
+
+
+class Killed(BaseException):
+    """The process is gone: no handler of the code under test may take it for an error."""
+
+
+class MortalFile(File):
+    """A file whose changes count, and of which the deadly one is half done."""
+
+    life: "MortalStorage"
+
+    def append(self, *buffers):
+        if self.life.last_breath():
+            whole = b"".join(map(bytes, buffers))
+            super().append(whole[: len(whole) // 2])
+        self.life.breathe()
+        return super().append(*buffers)
+
+    def truncate(self, size):
+        self.life.breathe()
+        super().truncate(size)
+
+    def sync(self):
+        self.life.breathe()
+        super().sync()
+
+
+class MortalStorage(Storage):
+    """Dies before its ``breaths``-th change of a file or directory; after that nothing works any more."""
+
+    def __init__(self, breaths=10**9):
+        self.breaths = breaths
+        self.taken = 0
+
+    def last_breath(self):
+        return self.taken + 1 == self.breaths
+
+    def breathe(self):
+        self.taken += 1
+        if self.taken >= self.breaths:
+            raise Killed
+
+    def create(self, path, **options):
+        self.breathe()
+        return self._mortal(super().create(path, **options))
+
+    def open(self, path, *, write=False):
+        return self._mortal(super().open(path, write=write))
+
+    def _mortal(self, file):
+        file.__class__ = MortalFile
+        file.life = self
+        return file
+
+    def make_directory(self, path, **options):
+        self.breathe()
+        super().make_directory(path, **options)
+
+    def rename(self, source, target):
+        self.breathe()
+        super().rename(source, target)
+
+    def unlink(self, path):
+        self.breathe()
+        super().unlink(path)
+
+    def sync_directory(self, path):
+        self.breathe()
+        super().sync_directory(path)
