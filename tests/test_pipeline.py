@@ -121,7 +121,7 @@ def test_what_depends_on_a_state(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [{"memory": "lots"}, {"memory": "1MiB"}, {"memory": 0}, {"commit_every_s": 0}, {"commit_every_bytes": 0}])
+@pytest.mark.parametrize("options", [{"memory": "lots"}, {"memory": "1KiB"}, {"memory": 0}, {"commit_every_s": 0}, {"commit_every_bytes": 0}])
 def test_options_that_make_no_sense(options: dict[str, object], tmp_path: Path) -> None:
     pipeline = started().write(sinks.parquet(str(tmp_path / "out")))
     with pytest.raises(PipelineError):

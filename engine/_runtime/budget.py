@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 __all__ = ["MINIMUM_BYTES", "Budget"]
 
-MINIMUM_BYTES = 16 * 2**20
-"""Below this not even single batches pass."""
+MINIMUM_BYTES = 2**20
+"""The least that can be shared out. A batch that is larger than its share still passes, alone."""
 
 
 @dataclass(frozen=True, slots=True)

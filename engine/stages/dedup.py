@@ -93,6 +93,7 @@ class DedupTransform:
             seed=surroundings.seed,
             durable=surroundings.durable,
             instrument=surroundings.instrument,
+            chunk_ids=_chunk_ids(surroundings.memory_bytes),
         )
 
     async def process(self, batch: Batch) -> list[Batch]:
@@ -128,3 +129,9 @@ class DedupTransform:
     async def close(self) -> None:
         """Release memory and files."""
         self._window.close()
+
+
+def _chunk_ids(memory_bytes: int) -> int:
+    """So many ids at once that a small budget still holds several chunks (a key takes about 32 bytes), 65,536 at most."""
+    fitting = memory_bytes // (32 * 8)
+    return max(1_024, min(65_536, 1 << (fitting.bit_length() - 1)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from arrays import ALL_FORMS, FIXED_BINARY, KEY_FORMS, VARIABLE, DrawnBatch, arrays, batches, plain_values
+from arrays import ALL_FORMS, FIXED_BINARY, KEY_FORMS, STEADY, VARIABLE, DrawnBatch, arrays, batches, plain_values
 from guarded import guarded
 from hash_model import hash_row
 from hypothesis import given, settings
@@ -64,6 +64,7 @@ def selections(rows: int) -> st.SearchStrategy[bytes | None]:
     return st.none() | flags.map(bytes) | st.sampled_from([bytes(rows), b"\1" * rows])
 
 
+@settings(STEADY, max_examples=70)
 @given(batches(KEYED), st.integers(1, 9) | st.sampled_from([64, 1000, 1024]), st.data())
 def test_partition_agrees_with_the_model(drawn: DrawnBatch, partitions: int, data: st.DataObject) -> None:
     keys = [index for index, form in enumerate(drawn.forms) if form in KEY_FORMS]
@@ -81,6 +82,7 @@ def test_partition_agrees_with_the_model(drawn: DrawnBatch, partitions: int, dat
     assert sum(batch.num_rows for batch in found) == sum(map(len, expected))
 
 
+@settings(STEADY)
 @given(batches(ANY), st.data())
 def test_gather_agrees_with_the_model(drawn: DrawnBatch, data: st.DataObject) -> None:
     selection = data.draw(selections(drawn.rows))
@@ -89,7 +91,7 @@ def test_gather_agrees_with_the_model(drawn: DrawnBatch, data: st.DataObject) ->
 
 
 @pytest.mark.parametrize("name", sorted(ALL_FORMS))
-@settings(max_examples=10)
+@settings(STEADY, max_examples=10)
 @given(data=st.data())
 def test_every_type_travels(name: str, data: st.DataObject) -> None:
     rows = data.draw(st.integers(0, 20))
@@ -135,6 +137,7 @@ GOLDEN_GROUPS = [27566, 31885, 23563, 18091, 24362, 18376]
 GOLDEN_PAIR_GROUPS = [19189, 16325, 18482, 4234, 15552, 7758]
 
 
+@settings(STEADY)
 @given(batches(st.lists(st.sampled_from(sorted(KEY_FORMS)), min_size=1, max_size=2)))
 def test_key_groups_are_the_top_bits_of_the_hash(drawn: DrawnBatch) -> None:
     groups = np.frombuffer(key_groups(drawn.batch, list(range(len(drawn.forms)))), np.uint16).tolist()
@@ -261,6 +264,7 @@ def test_no_read_past_the_end_of_bits() -> None:
     assert combine_selection(None, flags, 33)[1] == 11
 
 
+@settings(STEADY)
 @given(st.data())
 def test_combining_selections(data: st.DataObject) -> None:
     mask = data.draw(st.lists(st.sampled_from([True, False, None]), max_size=40))

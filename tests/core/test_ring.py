@@ -68,7 +68,9 @@ def test_refuses_a_time_limit_that_is_none(timeout_s):
         Ring(1).pop_wait(timeout_s)
 
 
-@pytest.mark.parametrize("take", [lambda ring: ring.pop(), lambda ring: ring.pop_all()[0], lambda ring: ring.pop_wait()])
+@pytest.mark.parametrize(
+    "take", [lambda ring: ring.pop(), lambda ring: ring.pop_all()[0], lambda ring: ring.pop_wait()]
+)
 def test_moves_one_reference(take):
     ring: Ring[Item] = Ring(2)
     item = Item()

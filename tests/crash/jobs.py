@@ -23,18 +23,20 @@ class Job:
     """What to run, and where it leaves what it did. Plain values: it travels as JSON."""
 
     input: str
-    output: str
-    state: str
-    reads: str
+    output: str = ""
+    state: str = ""
+    reads: str = ""
     """A file to which every read appends its count of rows, so that rows are counted across kills."""
 
-    events: str
+    events: str = ""
     """A file to which every event of the instrument is appended, a line each."""
 
     key: str = "key"
     within: int | None = None
     memory: str = "64MiB"
-    commit_every_bytes: int = 1_000_000
+    commit_every_bytes: int = 1
+    """One byte: every file is an epoch of its own."""
+
     kill_at: str | None = None
     """The event at which the process kills itself."""
 

@@ -48,9 +48,7 @@ class Echo:
 
 @pytest.fixture(params=["event", "socket"])
 def _every_bell(request, monkeypatch):
-    if request.param == "socket":
-        monkeypatch.setattr(handoff_module, "_open_bell", handoff_module._SocketBell)
-    elif not hasattr(os, "eventfd"):
+    if request.param == "socket" or not hasattr(os, "eventfd"):
         monkeypatch.setattr(handoff_module, "_open_bell", handoff_module._SocketBell)
 
 

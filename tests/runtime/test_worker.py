@@ -1,5 +1,6 @@
 """Worker threads: results and errors, order by priority, cancellation, dedicated threads, the end, statistics."""
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -78,10 +79,8 @@ async def test_keeps_nothing_alive():
         rows = Rows()
         watched = weakref.ref(rows)
         assert await workers.run(give_back, rows) is rows
-        try:
+        with contextlib.suppress(ValueError):
             await workers.run(fail, rows)
-        except ValueError:
-            pass
         await workers.run(int)
         del rows
         gc.collect()
@@ -94,8 +93,7 @@ async def test_many_calls_from_many_tasks():
     async with Workers(3) as workers, trio.open_nursery() as nursery:
 
         async def one(start: int) -> None:
-            for number in range(start, start + 50):
-                results.append(await workers.run(abs, -number))
+            results.extend([await workers.run(abs, -number) for number in range(start, start + 50)])
 
         for start in range(0, 2000, 50):
             nursery.start_soon(one, start)
@@ -120,7 +118,9 @@ async def test_waiting_calls_start_by_priority_then_by_age():
         nursery.start_soon(workers.run, gate)
         await wait_all_tasks_blocked()
         for name, priority in (("b1", 0), ("c1", 5), ("a1", -1), ("b2", 0), ("a2", -1), ("c2", 5)):
-            nursery.start_soon(lambda name=name, priority=priority: workers.run(started.append, name, priority=priority))
+            nursery.start_soon(
+                lambda name=name, priority=priority: workers.run(started.append, name, priority=priority)
+            )
             await wait_all_tasks_blocked()
         assert workers.statistics().queued == 6
         gate.opened.set()

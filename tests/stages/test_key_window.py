@@ -114,7 +114,7 @@ def run_epochs(window, history, epochs, committed):
 def test_a_kill_between_any_two_file_operations_loses_and_repeats_nothing(tmp_path, within):
     chance = random.Random(1)
     epochs = [
-        (number, [[chance.randrange(60 * (number + 1)) for _ in range(60)] for _ in range(3)]) for number in range(8)
+        (number, [[chance.randrange(60 * (number + 1)) for _ in range(60)] for _ in range(2)]) for number in range(7)
     ]
     breaths = 1
     while True:
@@ -129,7 +129,7 @@ def test_a_kill_between_any_two_file_operations_loses_and_repeats_nothing(tmp_pa
         else:
             break
         epoch, state, history = committed[0]
-        survivor = small_window(directory, within=within)
+        survivor = small_window(directory, within=within, storage=MortalStorage())
         if state is not None:
             survivor.restore(state)
         run_epochs(survivor, history.copy(), epochs[epoch:], committed)
@@ -156,6 +156,7 @@ def test_a_kill_while_recovering_changes_nothing(tmp_path):
             continue
         break
     assert breaths > 2
+    mortal.breaths = 10**9
     numbers = [*range(4_000, 4_900, 7), *range(50_000, 50_400, 9)]
     assert probe(window, numbers) == history.probe(numbers)
     window.close()

@@ -1,5 +1,7 @@
 """What the tests of the key window share: the plain meaning of dedup, a small window, and a storage that dies."""
 
+import os
+
 from engine.stages.key_window import KeyWindow
 from engine.storage import File, Storage
 
@@ -84,8 +86,7 @@ class MortalFile(File):
         super().truncate(size)
 
     def sync(self):
-        self.life.breathe()
-        super().sync()
+        self.life.breathe()  # a killed process loses nothing that the system has: the disk may wait
 
 
 class MortalStorage(Storage):
@@ -117,7 +118,7 @@ class MortalStorage(Storage):
 
     def make_directory(self, path, **options):
         self.breathe()
-        super().make_directory(path, **options)
+        os.makedirs(path, exist_ok=True)
 
     def rename(self, source, target):
         self.breathe()
@@ -129,4 +130,3 @@ class MortalStorage(Storage):
 
     def sync_directory(self, path):
         self.breathe()
-        super().sync_directory(path)
