@@ -33,10 +33,10 @@ def bench_recent_keys(contest, rows):
     def ordered_dict():
         keys, found, at = OrderedDict(), 0, 0
         for part in values:
-            for id in part:
-                found += id in keys
-                keys[id] = at
-                keys.move_to_end(id)
+            for key in part:
+                found += key in keys
+                keys[key] = at
+                keys.move_to_end(key)
                 at += 1
             while keys and next(iter(keys.values())) < at - keep:
                 keys.popitem(last=False)

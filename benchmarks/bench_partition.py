@@ -9,7 +9,7 @@ from engine._core.partition import Partitioner
 
 
 def tally(pieces):
-    """Rows, and whether every key is in one partition; ``pieces`` are lists of batches, the index being the partition."""
+    """Rows, and how often a key is in a second partition; ``pieces`` are lists of batches by partition."""
     owner, rows, torn = {}, 0, 0
     for parts in pieces:
         for partition, part in enumerate(parts):

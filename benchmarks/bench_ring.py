@@ -38,11 +38,13 @@ def handed_over(put, get, items):
 def ring_contender(items):
     def run():
         ring = Ring(1_024)
-        turn = threading.Event()
+        full = threading.Event()
 
         def put(item):
             while not ring.push(item):
-                turn.wait(0.0001)
+                ring.wake()
+                full.wait(0.0001)
+            ring.wake()
 
         return handed_over(put, lambda: [ring.pop_wait(), *ring.pop_all()], items)
 

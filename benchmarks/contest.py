@@ -2,8 +2,8 @@
 
 Laws
     - Contenders take turns, each round beginning with another one, so that a slow spell of the machine hits them all.
-    - Only ``run`` is timed. Its ``answer`` is taken after every round and must equal ``expected``: nobody is measured on
-      wrong work.
+    - Only ``run`` is timed. Its ``answer`` is taken after every round and must equal ``expected``: nobody is measured
+      on wrong work.
     - The figure of a contender is the median of its rounds.
 """
 
@@ -54,7 +54,7 @@ class Contest:
         unit: str = "row",
         repeat: int = 1,
     ) -> Standing:
-        """Let the contenders do the work on ``items`` items, ``repeat`` times a round. AssertionError for a wrong answer."""
+        """Let the contenders work on ``items`` items, ``repeat`` times a round. AssertionError for a wrong answer."""
         taken: dict[str, list[float]] = {contender.name: [] for contender in contenders}
         for turn in range(self.rounds):
             for place in range(len(contenders)):

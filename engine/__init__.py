@@ -16,8 +16,6 @@ Build a ``Pipeline``, then ``run`` it (``run_async`` under Trio), or ``collect``
     report = engine.run(pipeline, state="state/")
 """
 
-from importlib.metadata import version
-
 from engine import errors, sinks, sources
 from engine._runtime.entry import collect, run, run_async
 from engine.errors import EngineError
@@ -29,7 +27,7 @@ from engine.source import Source
 from engine.stages.deduplicator import Deduplicator
 from engine.stages.hash_partitioner import HashPartitioner
 
-__version__ = version("ingest-engine")
+__version__ = "0.1.0"
 
 __all__ = [
     "Deduplicator",

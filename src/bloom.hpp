@@ -3,12 +3,14 @@
 // Laws
 // - Never a false negative: a hash that was added always tests true. A false positive only makes somebody look.
 // - One key touches one 32-byte block (one cache line): eight 32-bit words, one bit set in each.
-// - The block number comes from the high half of the hash, the bits from the low half: they are independent of each other.
-// - The layout is a persisted format (little-endian words, the salts below); vector and scalar code agree bit for bit.
+// - The block number comes from the high half of the hash, the bits from the low half: they are independent of each
+//   other.
+// - The layout is a persisted format (little-endian words, the salts below); vector and scalar code agree bit for
+//   bit.
 // - Functions over memory owned by the caller; adding needs one owner, testing needs none.
 //
-// Putze, Sanders, Singler: "Cache-, hash- and space-efficient Bloom filters" (2007); salts and block shape as in Apache Impala
-// and the Parquet format's split-block filter. At 16 bits a key about 0.13 % of absent keys test true.
+// Putze, Sanders, Singler: "Cache-, hash- and space-efficient Bloom filters" (2007); salts and block shape as in
+// Apache Impala and the Parquet format's split-block filter. At 16 bits a key about 0.13 % of absent keys test true.
 #pragma once
 
 #include <cstddef>
@@ -57,7 +59,8 @@ inline bool bloom_test(const BloomView& filter, uint64_t hash) noexcept {
 }
 
 // Tests hashes[0..count) and sets verdicts[i] to 1 (suspect) or 0 (surely absent).
-inline void bloom_test_scalar(const BloomView& filter, const uint64_t* hashes, size_t count, uint8_t* verdicts) noexcept {
+inline void bloom_test_scalar(const BloomView& filter, const uint64_t* hashes, size_t count,
+                              uint8_t* verdicts) noexcept {
     for (size_t i = 0; i < count; ++i) {
         if (i + kBloomPrefetchDistance < count)
             prefetch_read(filter.blocks + bloom_block_offset(hashes[i + kBloomPrefetchDistance], filter.block_count));
@@ -66,8 +69,8 @@ inline void bloom_test_scalar(const BloomView& filter, const uint64_t* hashes, s
 }
 
 #ifdef ENGINE_BLOOM_AVX2
-__attribute__((target("avx2"))) inline void bloom_test_avx2(const BloomView& filter, const uint64_t* hashes, size_t count,
-                                                            uint8_t* verdicts) noexcept {
+__attribute__((target("avx2"))) inline void bloom_test_avx2(const BloomView& filter, const uint64_t* hashes,
+                                                            size_t count, uint8_t* verdicts) noexcept {
     const __m256i salts = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kBloomSalts));
     const __m256i one = _mm256_set1_epi32(1);
     for (size_t i = 0; i < count; ++i) {

@@ -26,7 +26,9 @@ cdef extern from "bloom.hpp" namespace "engine" nogil:
         uint32_t block_count
     uint32_t bloom_block_count(uint64_t keys, uint32_t bits_per_key)
     void bloom_add(uint8_t* blocks, uint32_t block_count, uint64_t hash)
-    void bloom_test_many(const BloomView& filter, const uint64_t* hashes, size_t count, uint8_t* verdicts, cbool scalar_only)
+    void bloom_test_many(
+        const BloomView& filter, const uint64_t* hashes, size_t count, uint8_t* verdicts, cbool scalar_only
+    )
 
 
 cdef class BloomFilter:

@@ -1,12 +1,15 @@
 // The dedup window: which rows were seen before, exactly, with undo, in front of sealed runs that live elsewhere.
 //
 // Laws
-// - A keyed row takes the next position and is a duplicate iff the last sighting of its id is not below its horizon (horizon.hpp).
-//   Every sighting counts, a duplicate's too; the first row wins, inside a batch as well. Rows without a key take no position.
-// - Sightings in [oldest, tail) are answered by the recent keys; older ones by sealed runs: `suspects` names the rows that a run's
-//   filter could not clear, the caller looks them up, newest run first, and says what was found with `resolve`.
-// - Tokens are numbered from 1 and commit in order; aborting one aborts every later one and leaves the window as if they had never been.
-//   Nothing that an abort could need is forgotten: forgetting and sealing stop at what is committed.
+// - A keyed row takes the next position and is a duplicate iff the last sighting of its id is not below its horizon
+//   (horizon.hpp). Every sighting counts, a duplicate's too; the first row wins, inside a batch as well. Rows without
+//   a key take no position.
+// - Sightings in [oldest, tail) are answered by the recent keys; older ones by sealed runs: `suspects` names the rows
+//   that a run's filter could not clear, the caller looks them up, newest run first, and says what was found with
+//   `resolve`.
+// - Tokens are numbered from 1 and commit in order; aborting one aborts every later one and leaves the window as if
+//   they had never been. Nothing that an abort could need is forgotten: forgetting and sealing stop at what is
+//   committed.
 // - One owner at a time. `probe` either happens or throws with the window as it was.
 #pragma once
 
@@ -107,7 +110,8 @@ class DedupWindow {
 
     Id candidate_id(uint32_t index) const noexcept { return *recent_.ring().at(candidates_[index].position); }
 
-    // positions[i] is where the run saw suspect i last, or kNowhere. Found ones are settled: older runs need not be asked.
+    // positions[i] is where the run saw suspect i last, or kNowhere. Found ones are settled: older runs need not be
+    // asked.
     void resolve(const uint64_t* positions) noexcept {
         Tally& tally = tokens_.back().tally;
         tally.run_lookups += suspects_.size();
@@ -161,7 +165,8 @@ class DedupWindow {
         recent_.shrink_table();
     }
 
-    // Marks again what was seen before, without asking: for a window that is being restored. Positions go on from the tail.
+    // Marks again what was seen before, without asking: for a window that is being restored. Positions go on from the
+    // tail.
     void replay(const uint8_t* ids, size_t count) {
         recent_.reserve(count, oldest_);
         ids_of_replay(ids, count);
@@ -191,8 +196,9 @@ class DedupWindow {
         uint64_t horizon;
         uint32_t row;
     };
-    static constexpr size_t kBucketAhead = 28;  // rows between asking for a bucket and using it: about one memory latency
-    static constexpr size_t kIdAhead = 12;      // and between asking for the id that a hint points to and comparing it
+    static constexpr size_t kBucketAhead =
+        28;                                 // rows between asking for a bucket and using it: about one memory latency
+    static constexpr size_t kIdAhead = 12;  // and between asking for the id that a hint points to and comparing it
 
     // Fills rows_ with the rows to probe (empty = all of them) and the mask of the others; returns how many there are.
     size_t choose_rows(Tally& tally) {
@@ -224,7 +230,8 @@ class DedupWindow {
             candidates_.reserve(count);
             candidate_hashes_.reserve(count);
         }
-        for (size_t i = 0; i < count; ++i) hashes_[i] = hash_id(load_id(batch_.ids + row_of(i) * sizeof(Id)), recent_.seed());
+        for (size_t i = 0; i < count; ++i)
+            hashes_[i] = hash_id(load_id(batch_.ids + row_of(i) * sizeof(Id)), recent_.seed());
         const int64_t* clock = horizon_.timed() ? batch_.clock : nullptr;
         for (size_t i = 0; i < count; ++i) {
             if (i + kBucketAhead < count) recent_.prefetch(hashes_[i + kBucketAhead]);
@@ -232,7 +239,8 @@ class DedupWindow {
             const size_t row = row_of(i);
             const uint64_t position = recent_.tail();
             const uint64_t horizon = horizon_.advance(position, clock ? clock[row] : 0);
-            if (token.refreshed.size() == token.refreshed.capacity()) token.refreshed.reserve(2 * token.refreshed.size() + 64);
+            if (token.refreshed.size() == token.refreshed.capacity())
+                token.refreshed.reserve(2 * token.refreshed.size() + 64);
             const uint64_t previous = recent_.sight(load_id(batch_.ids + row * sizeof(Id)), hashes_[i], oldest_);
             const bool duplicate = previous != kNowhere && previous >= horizon;
             batch_.mask[row] = !duplicate;

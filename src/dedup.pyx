@@ -1,7 +1,8 @@
 """The dedup window: exact, bounded, undoable; recent keys in memory, older ones in sealed runs that the caller reads.
 
-Laws: one owner at a time; the GIL is released while rows are probed; foreign buffers are only read and are held only during a call;
-no I/O: what a sealed run knows comes in through `resolve`. Algorithm and invariants: `dedup.hpp`, `lru.hpp`, `horizon.hpp`.
+Laws: one owner at a time; the GIL is released while rows are probed; foreign buffers are only read, and held only during
+a call, but for the filters of `set_runs`; no I/O: what a sealed run knows comes in through `resolve`. Algorithm and
+invariants: `dedup.hpp`, `lru.hpp`, `horizon.hpp`.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -151,7 +152,8 @@ cdef class DedupWindow:
     cdef Py_ssize_t asked      # the run of the last `suspects`, -1 = none
 
     def __cinit__(
-        self, *, bytes seed, within=None, bint timed=False, uint64_t start=0, uint32_t chunk_ids=65536, uint32_t hint_bits=32
+        self, *, bytes seed not None, within=None, bint timed=False, uint64_t start=0, uint32_t chunk_ids=65536,
+        uint32_t hint_bits=32
     ):
         cdef uint32_t chunk_bits = 0
         if len(seed) != 16:
@@ -166,7 +168,8 @@ cdef class DedupWindow:
         self.filters = []
         self.asked = -1
         self.window = new Window(
-            load_seed(<const uint8_t*> PyBytes_AS_STRING(seed)), timed and within is not None, span, start, chunk_bits, hint_bits
+            load_seed(<const uint8_t*> PyBytes_AS_STRING(seed)), timed and within is not None, span, start,
+            chunk_bits, hint_bits
         )
 
     def __dealloc__(self):
@@ -201,7 +204,7 @@ cdef class DedupWindow:
         return token, mask
 
     def suspects(self, Py_ssize_t run):
-        """Ids (16 bytes each) of the last probe that run number `run` (oldest = 0) must be asked for; newest run first."""
+        """Ids (16 bytes each) of the last probe that run `run` (0 = oldest) must be asked for; ask the newest first."""
         if not 0 <= run < <Py_ssize_t> self.runs.size():
             raise IndexError(f"there is no run {run}")
         cdef const vector[uint32_t]* found
@@ -282,7 +285,7 @@ cdef class DedupWindow:
         return ids
 
     def sorted_entries(self, uint64_t start, uint64_t stop, uint32_t part, uint32_t parts):
-        """Part `part` of `parts` of the run of the positions [start, stop): sorted entries of 24 bytes (id, last position)."""
+        """Part `part` of `parts` of the run of the positions [start, stop): sorted 24-byte entries (id, position)."""
         cdef SliceSorter sorter
         cdef const vector[RunEntry]* entries
         if not self.window.recent().ring().head() <= start <= stop <= self.window.committed():
@@ -326,7 +329,8 @@ cdef class DedupWindow:
             mark.position = position
             mark.clock = clock
             marks.push_back(mark)
-        tally.rows, tally.duplicates, tally.null_keys, tally.recent_hits, tally.run_hits, tally.run_lookups = state["counts"]
+        tally.rows, tally.duplicates, tally.null_keys = state["counts"][:3]
+        tally.recent_hits, tally.run_hits, tally.run_lookups = state["counts"][3:]
         self.window.restore_horizon(horizon, marks, tally)
 
     @property

@@ -1,13 +1,13 @@
 // Hints: where in the ring of ids a key was last seen, in eight bytes a key.
 //
 // Laws
-// - A hint is (fingerprint, position), 32 bits each. It is believed only after the whole id in the ring at that position was compared:
-//   a wrong, stale or wrapped hint costs time, never an answer.
+// - A hint is (fingerprint, position), 32 bits each. It is believed only after the whole id in the ring at that
+//   position was compared: a wrong, stale or wrapped hint costs time, never an answer.
 // - A hint is live iff its position is in the live range; lanes of hints that are not live are room for new ones.
-// - Work per insertion is bounded: the table grows by splitting ONE bucket and shrinks by joining one (linear hashing: Litwin, 1980).
-//   Buckets live in fixed pages and never move.
-// - A live hint is in the chain of its home bucket: the bucket and its overflow buckets. An overflow bucket without a live hint is
-//   given back by the next insertion that passes it.
+// - Work per insertion is bounded: the table grows by splitting ONE bucket and shrinks by joining one (linear
+//   hashing: Litwin, 1980). Buckets live in fixed pages and never move.
+// - A live hint is in the chain of its home bucket: the bucket and its overflow buckets. An overflow bucket without a
+//   live hint is given back by the next insertion that passes it.
 // - One owner at a time. Only `insert` can fail: std::bad_alloc, with the table as it was.
 #pragma once
 
@@ -59,8 +59,10 @@ inline uint32_t equal_lanes(const HintBucket& bucket, uint32_t value) noexcept {
 #ifdef ENGINE_HINTS_SSE2
     const __m128i* lanes = reinterpret_cast<const __m128i*>(bucket.fingerprints);
     const __m128i wanted = _mm_set1_epi32(static_cast<int>(value));
-    const __m128i low = _mm_packs_epi32(_mm_cmpeq_epi32(_mm_load_si128(lanes), wanted), _mm_cmpeq_epi32(_mm_load_si128(lanes + 1), wanted));
-    const __m128i high = _mm_packs_epi32(_mm_cmpeq_epi32(_mm_load_si128(lanes + 2), wanted), _mm_cmpeq_epi32(_mm_load_si128(lanes + 3), wanted));
+    const __m128i low = _mm_packs_epi32(_mm_cmpeq_epi32(_mm_load_si128(lanes), wanted),
+                                        _mm_cmpeq_epi32(_mm_load_si128(lanes + 1), wanted));
+    const __m128i high = _mm_packs_epi32(_mm_cmpeq_epi32(_mm_load_si128(lanes + 2), wanted),
+                                         _mm_cmpeq_epi32(_mm_load_si128(lanes + 3), wanted));
     return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(low, high)));
 #else
     uint32_t mask = 0;
@@ -106,7 +108,8 @@ class BucketPages {
         pages_.reserve(pages_.size() + 1);
         void* page = ::operator new(kPageBytes, std::align_val_t(kAlignment));
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-        madvise(page, kPageBytes, MADV_HUGEPAGE);  // advice only: fewer faults while the table grows, fewer TLB misses ever after
+        // Advice only: fewer faults while a large table grows, fewer TLB misses ever after. A small one stays small.
+        if (!pages_.empty()) madvise(page, kPageBytes, MADV_HUGEPAGE);
 #endif
         pages_.push_back(static_cast<HintBucket*>(page));
     }
@@ -141,7 +144,8 @@ struct LiveRange {
 
 class HintTable {
   public:
-    // Hints a bucket that the table aims at: low enough that few buckets overflow while unsplit ones hold twice as many as split ones.
+    // Hints a bucket that the table aims at: low enough that few buckets overflow while unsplit ones hold twice as many
+    // as split ones.
     static constexpr uint64_t kFill = 9;
 
     struct Match {
@@ -213,7 +217,8 @@ class HintTable {
         if (bucket->next) drop_expired(*bucket, live);
     }
 
-    // Splits one bucket when there are more hints than the table wants. Skips it when memory is short: that costs time only.
+    // Splits one bucket when there are more hints than the table wants. Skips it when memory is short: that costs time
+    // only.
     void grow_step(const LiveRange& live) noexcept {
         const uint64_t limit = bucket_count() * kFill;
         if (occupied_ <= limit || live.tail - live.oldest <= limit || bucket_count() > 0x7fffffffull) return;
@@ -239,7 +244,8 @@ class HintTable {
         }
     }
 
-    // Joins buckets until the table is no larger than `hints` hints need. REQUIRES: all live hints are judged by `live`.
+    // Joins buckets until the table is no larger than `hints` hints need. REQUIRES: all live hints are judged by
+    // `live`.
     void shrink_to(uint64_t hints, const LiveRange& live) noexcept {
         while (level_mask_ + split_ >= kFirstBuckets && (bucket_count() - 1) * kFill > hints) {
             if (!join_last(live)) break;
@@ -313,8 +319,8 @@ class HintTable {
         give_back(link);
     }
 
-    // Moves the live hints of a chain to scratch and gives its overflow buckets back, keeping `spare` lanes of scratch; the first bucket
-    // is left for the caller to clear. Throws before anything changed.
+    // Moves the live hints of a chain to scratch and gives its overflow buckets back, keeping `spare` lanes of scratch;
+    // the first bucket is left for the caller to clear. Throws before anything changed.
     void gather(HintBucket& first, const LiveRange& live, size_t kept) {
         size_t lanes = kLanes;
         for (uint32_t link = first.next; link; link = overflow_[link - 1].next) lanes += kLanes;

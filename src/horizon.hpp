@@ -2,11 +2,12 @@
 //
 // Laws
 // - Rows rule: horizon(p) = p - within. Exact.
-// - Time rule: the clock is the running maximum of the rows' clock values. A mark (position, clock) says: every position below it was
-//   sighted at this clock or earlier. The horizon is the position of the last mark whose clock < now - within (strictly). So a sighting
-//   within `within` is never below the horizon, and one is below it as soon as the clock is more than within + step past it,
-//   where step = max(1, within / 64): a mark is set by the row that brings the clock `step` past the clock at the previous mark, with
-//   the clock as it was before that row. A row with the clock value kNoClock does not move the clock.
+// - Time rule: the clock is the running maximum of the rows' clock values. A mark (position, clock) says: every
+//   position below it was sighted at this clock or earlier. The horizon is the position of the last mark whose clock
+//   < now - within (strictly). So a sighting within `within` is never below the horizon, and one is below it as soon
+//   as the clock is more than within + step past it, where step = max(1, within / 64): a mark is set by the row that
+//   brings the clock `step` past the clock at the previous mark, with the clock as it was before that row. A row with
+//   the clock value kNoClock does not move the clock.
 // - Everything is decided row by row: where batches begin and end changes nothing.
 // - The horizon never goes back but by `rewind`.
 #pragma once

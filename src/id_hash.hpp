@@ -1,7 +1,8 @@
 // The 128-bit identity of a row and its secret-seeded 64-bit hash.
 //
 // Laws
-// - The hash is a persisted format: runs on disk are sorted by it. HASH must not change without a new run format version.
+// - The hash is a persisted format: runs on disk are sorted by it. HASH must not change without a new run format
+//   version.
 // - The seed is secret and random: without it nobody can aim ids at one bucket, one filter block or one hint.
 // - Ids are read as two little-endian words; foreign memory is copied out, so no alignment is asked of it.
 //

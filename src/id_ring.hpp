@@ -2,8 +2,9 @@
 //
 // Laws
 // - Positions are 64-bit, consecutive and never reused, but by `truncate`; the ids of [head, tail) are there.
-// - Nothing is ever copied to make room: ids live in chunks of fixed size, found through a circular directory of pointers; a chunk is
-//   allocated when the tail enters it and freed when the head has left it (one is kept for the next append).
+// - Nothing is ever copied to make room: ids live in chunks of fixed size, found through a circular directory of
+//   pointers; a chunk is allocated when the tail enters it and freed when the head has left it (one is kept for the
+//   next append).
 // - One owner at a time. Only `reserve` can fail: std::bad_alloc, with the contents as they were.
 #pragma once
 
@@ -20,16 +21,16 @@ namespace engine {
 
 class IdRing {
   public:
-    IdRing(uint64_t start, uint32_t chunk_bits) : chunk_bits_(chunk_bits), head_(start), tail_(start) { directory_.resize(8); }
+    IdRing(uint64_t start, uint32_t chunk_bits) : chunk_bits_(chunk_bits), head_(start), tail_(start) {
+        directory_.resize(8);
+    }
 
     uint64_t head() const noexcept { return head_; }
     uint64_t tail() const noexcept { return tail_; }
     size_t bytes() const noexcept { return chunks_ * chunk_ids() * sizeof(Id); }
     size_t chunk_ids() const noexcept { return size_t{1} << chunk_bits_; }
 
-    const Id* at(uint64_t position) const noexcept {
-        return chunk(position).get() + (position & (chunk_ids() - 1));
-    }
+    const Id* at(uint64_t position) const noexcept { return chunk(position).get() + (position & (chunk_ids() - 1)); }
 
     // Makes room for `count` more ids; throws std::bad_alloc and leaves the contents as they were.
     void reserve(uint64_t count) {

@@ -1,7 +1,7 @@
 """Sealed runs of ids: encoding, searching and merging their blocks; the bytes come from and go to the caller.
 
-Laws: no I/O; every block is verified when it is read; a damaged block raises `DamagedBlockError` with its number and gives no answer;
-one owner at a time per object. The block format and the algorithms: `run_block.hpp`.
+Laws: no I/O; every block is verified when it is read; a damaged block raises `DamagedBlockError` with its number and
+gives no answer; one owner at a time per object. The block format and the algorithms: `run_block.hpp`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -172,13 +172,15 @@ cdef class RunIndex:
         cdef Py_ssize_t i
         cdef int64_t which
         cdef uint64_t found
+        cdef RunKey key
         if <size_t> block.shape[0] != BLOCK_BYTES or not block_is_sound(&block[0], number):
             raise DamagedBlockError(number)
         for i in range(wanted.shape[0]):
             which = wanted[i]
             if not 0 <= which < ids.shape[0] // 16 or which >= positions.shape[0]:
                 raise IndexError(f"there is no id {which}")
-            found = find_in_block(&block[0], run_key(load_id(&ids[0] + which * 16), self.index.seed()), self.index.seed())
+            key = run_key(load_id(&ids[0] + which * 16), self.index.seed())
+            found = find_in_block(&block[0], key, self.index.seed())
             if found != <uint64_t> -1:
                 positions[which] = found
 
@@ -189,7 +191,7 @@ cdef class RunIndex:
 
 
 def entries_of(const uint8_t[::1] blocks not None, uint32_t first_number):
-    """The entries (24 bytes each) of consecutive blocks, the first of which is number `first_number`. Raises DamagedBlockError."""
+    """The entries (24 bytes each) of consecutive blocks from number `first_number` on. Raises DamagedBlockError."""
     cdef size_t count = <size_t> blocks.shape[0] // BLOCK_BYTES
     cdef size_t i
     cdef uint32_t entries

@@ -2,7 +2,8 @@
 //
 // Laws
 // - The ring is the truth, hints only point (see hint_table.hpp). Answers are exact, by position.
-// - Least recently seen goes first: every sighting takes the next position, so eviction is the moving start of the live range.
+// - Least recently seen goes first: every sighting takes the next position, so eviction is the moving start of the
+//   live range.
 // - tail - oldest < 2^32 - 1, because hints keep 32 bits of a position: `reserve` refuses more.
 // - One owner at a time. After an exception of `sight` (memory for an overflow bucket) the sighting did not happen.
 #pragma once

@@ -1,7 +1,7 @@
 """Recent keys: the exact table of the ids seen last, by position.
 
-Laws: least recently seen goes first; answers are exact; one owner at a time; the GIL is released during a batch; foreign buffers are only
-read. Structure and invariants: `lru.hpp`, `hint_table.hpp`, `id_ring.hpp`.
+Laws: least recently seen goes first; answers are exact; one owner at a time; the GIL is released during
+a batch; foreign buffers are only read. Structure and invariants: `lru.hpp`, `hint_table.hpp`, `id_ring.hpp`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -59,7 +59,10 @@ cdef class RecentKeys:
         del self.keys
 
     def sight(self, const uint8_t[::1] ids not None):
-        """Give each id (16 bytes) the next position; its position before as uint64, 2**64 - 1 = not among the recent ones."""
+        """Give each id (16 bytes) the next position; its position before as uint64, 2**64 - 1 = none.
+
+        Raises MemoryError; then the ids before the one that found no memory have been sighted.
+        """
         cdef size_t count = <size_t> ids.shape[0] // 16
         cdef size_t i
         cdef Id id

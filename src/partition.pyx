@@ -64,7 +64,28 @@ cdef object _record_batch(object batch):
     array = pyarrow.array(batch)
     if not pyarrow.types.is_struct(array.type):
         raise ValueError(f"a batch must be an Arrow struct, not {array.type}")
-    return pyarrow.RecordBatch.from_struct_array(array)
+    schema = pyarrow.schema([array.type.field(index) for index in range(array.type.num_fields)])
+    if not schema.names:
+        return pyarrow.RecordBatch.from_struct_array(array)
+    columns = [array.field(index) for index in range(len(schema))]
+    if array.null_count:
+        missing = array.is_null()
+        columns = [_masked(column, missing) for column in columns]
+    return pyarrow.RecordBatch.from_arrays(columns, schema=schema)
+
+
+cdef object _masked(object column, object missing):
+    """A struct's child with the struct's nulls. pyarrow's `flatten` would abort on types without a validity of their own."""
+    import pyarrow
+    import pyarrow.compute
+
+    if pyarrow.types.is_union(column.type):
+        raise ValueError(f"a column of type {column.type} cannot take over the nulls of its struct")
+    if not pyarrow.types.is_run_end_encoded(column.type):
+        return pyarrow.StructArray.from_arrays([column], ["column"], mask=missing).flatten()[0]
+    values = pyarrow.compute.run_end_decode(column)
+    kept = pyarrow.compute.if_else(missing, pyarrow.scalar(None, values.type), values)
+    return pyarrow.compute.run_end_encode(kept, run_end_type=column.type.run_end_type)
 
 
 cdef class _Selection:

@@ -1,6 +1,7 @@
 // Asking the cache for a line ahead of its use.
 //
-// The empty asm is what makes it work: gcc takes an inline function that only prefetches for one without effect, and deletes calls of it.
+// The empty asm is what makes it work: gcc takes an inline function that only prefetches for one without effect, and
+// deletes calls of it.
 #pragma once
 
 namespace engine {

@@ -1,9 +1,11 @@
 // Sealed runs of ids: sorted entries in checksummed blocks; sorting, writing, searching and merging them.
 //
 // Laws
-// - A run holds each id once, with the last position at which it was seen, ordered by (seeded hash, id). Runs of one window share a seed.
-// - The block is a persisted format: 4,096 bytes, little-endian; 16 bytes of header (CRC32C of all that follows it, block number, entry
-//   count, zero), then up to 170 entries of 24 bytes (id, position), then zeros. All zeros is never a valid block.
+// - A run holds each id once, with the last position at which it was seen, ordered by (seeded hash, id). Runs of one
+//   window share a seed.
+// - The block is a persisted format: 4,096 bytes, little-endian; 16 bytes of header (CRC32C of all that follows it,
+//   block number, entry count, zero), then up to 170 entries of 24 bytes (id, position), then zeros. All zeros is
+//   never a valid block.
 // - Every block is verified whenever it is read: a damaged one is reported, never searched.
 // - Memory is bounded: sorting goes by parts of the hash range, merging by the pieces that the caller feeds.
 // - No I/O; one owner at a time; allocation failure throws std::bad_alloc.
@@ -88,7 +90,8 @@ inline uint64_t find_in_block(const uint8_t* block, const RunKey& key, const IdS
     return kAbsent;
 }
 
-// Cuts sorted entries into blocks and gathers what the reader of the run wants in memory: the first id of each block, and the filter.
+// Cuts sorted entries into blocks and gathers what the reader of the run wants in memory: the first id of each block,
+// and the filter.
 class RunEncoder {
   public:
     RunEncoder(IdSeed seed, uint64_t expected_keys, uint32_t bits_per_key) : seed_(seed) {
@@ -171,7 +174,8 @@ class RunIndex {
 class SliceSorter {
   public:
     // The entries of positions [start, stop) in part `part` of `parts`, each id once with its last position.
-    const std::vector<RunEntry>& sort(const IdRing& ring, const IdSeed& seed, uint64_t start, uint64_t stop, uint32_t part, uint32_t parts) {
+    const std::vector<RunEntry>& sort(const IdRing& ring, const IdSeed& seed, uint64_t start, uint64_t stop,
+                                      uint32_t part, uint32_t parts) {
         gather(ring, seed, start, stop, part, parts);
         spread(parts);
         sorted_.clear();
@@ -201,10 +205,13 @@ class SliceSorter {
         }
     }
 
-    // Hashes are uniform: one counting pass by the bits below the part puts items into tiny buckets, which are sorted one by one.
+    // Hashes are uniform: one counting pass by the bits below the part puts items into tiny buckets, which are sorted
+    // one by one.
     void spread(uint32_t parts) {
         const uint64_t buckets = gathered_.size() / 4 + 1;
-        const auto bucket_of = [&](const Item& item) { return (static_cast<uint32_t>((item.key.hash >> 32) * parts) * buckets) >> 32; };
+        const auto bucket_of = [&](const Item& item) {
+            return (static_cast<uint32_t>((item.key.hash >> 32) * parts) * buckets) >> 32;
+        };
         starts_.assign(static_cast<size_t>(buckets) + 1, 0);
         for (const Item& item : gathered_) ++starts_[bucket_of(item) + 1];
         for (size_t i = 1; i < starts_.size(); ++i) starts_[i] += starts_[i - 1];
@@ -212,7 +219,8 @@ class SliceSorter {
         ends_.assign(starts_.begin(), starts_.end() - 1);
         for (const Item& item : gathered_) spread_[ends_[bucket_of(item)]++] = item;
         for (size_t i = 0; i + 1 < starts_.size(); ++i)
-            if (starts_[i + 1] - starts_[i] > 1) std::sort(spread_.begin() + starts_[i], spread_.begin() + starts_[i + 1]);
+            if (starts_[i + 1] - starts_[i] > 1)
+                std::sort(spread_.begin() + starts_[i], spread_.begin() + starts_[i + 1]);
     }
 
     std::vector<Item> gathered_;
@@ -222,12 +230,14 @@ class SliceSorter {
     std::vector<uint32_t> ends_;
 };
 
-// Merges runs, oldest first, from pieces of whole blocks: an id's last position wins, entries below the horizon are left out.
+// Merges runs, oldest first, from pieces of whole blocks: an id's last position wins, entries below the horizon are
+// left out.
 class RunMerger {
   public:
     RunMerger(IdSeed seed, size_t inputs, uint64_t horizon) : seed_(seed), horizon_(horizon), inputs_(inputs) {}
 
-    // Takes the next blocks of an input; none means that it has ended. Returns the number of the first damaged block, or -1.
+    // Takes the next blocks of an input; none means that it has ended. Returns the number of the first damaged block,
+    // or -1.
     int64_t feed(size_t input, const uint8_t* blocks, size_t count) {
         Input& into = inputs_[input];
         into.entries.clear();
@@ -244,7 +254,8 @@ class RunMerger {
         return -1;
     }
 
-    // Merges into `out` until an input must be fed (returns its index) or all have ended (returns -1). REQUIRES: each was fed once.
+    // Merges into `out` until an input must be fed (returns its index) or all have ended (returns -1). REQUIRES: each
+    // was fed once.
     int64_t merge(std::vector<RunEntry>& out) {
         for (;;) {
             const Input* least = nullptr;

@@ -17,6 +17,7 @@ from engine.sinks.file_sink import FileSink
 from engine.sinks.file_writer import FileFull
 from engine.sinks.ownership import FileMark
 from engine.sinks.staged_file import StagedFile
+from engine.sinks.storable_forms import with_plain_dictionaries
 from engine.storage import Storage, open_input
 
 __all__ = ["ArrowIpcSink", "arrow_ipc"]
@@ -104,21 +105,28 @@ class _IpcEncoder:
             whole: pa.RecordBatch = pa.concat_batches(rows.to_batches())  # type: ignore[attr-defined]  # the stubs lack it
             self._writer.write_batch(whole)
             return
-        for batch in self._unified(rows):
-            self._writer.write_batch(batch)
+        begun = self._known is not None
+        for batch in self._unified(with_plain_dictionaries(rows)):
+            try:
+                self._writer.write_batch(batch)
+            except pa.ArrowInvalid as error:
+                if begun:  # the writer does not let an empty dictionary grow; no row of these is in the file
+                    raise FileFull from error
+                raise
+            begun = False
 
     def close(self) -> None:
         self._writer.close()
 
     def _unified(self, rows: pa.Table) -> list[pa.RecordBatch]:
-        """The rows with dictionaries that begin as those of the batches before."""
+        """The rows with dictionaries that begin as those of the batches before. Raises FileFull."""
         pieces = [piece.replace_schema_metadata(None) for piece in rows.to_batches()]
         known = [self._known.slice(0, 0)] if self._known is not None else []
         table = pa.Table.from_batches([*known, *pieces])
         try:
             unified = table.unify_dictionaries()
         except pa.ArrowException as error:
-            if self._known is None and len(pieces) == 1:
+            if not known and len(pieces) == 1:
                 raise
             raise FileFull from error
         batches = [batch for batch in unified.to_batches() if batch.num_rows]

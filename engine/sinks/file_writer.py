@@ -21,7 +21,7 @@ import pyarrow as pa
 from engine.batch import Origin
 from engine.errors import SinkError
 from engine.sinks.failure import sink_failure
-from engine.sinks.hive_layout import HiveLayout
+from engine.sinks.hive_layout import HiveLayout, NoDirectoryName
 from engine.sinks.output_directory import OutputDirectory
 from engine.sinks.ownership import FileMark, file_name
 from engine.sinks.staged_file import StagedFile
@@ -158,7 +158,7 @@ class FileWriter:
             return
         try:
             pieces = list(self._layout.split(rows))
-        except ValueError as error:
+        except NoDirectoryName as error:
             raise SinkError(
                 f"{self._output.location}: {error}\n"
                 "  Nothing uncommitted is visible. Choose other columns for partition_by=.",
@@ -196,7 +196,8 @@ class FileWriter:
 
     def _copy_out(self) -> None:
         """Copy the waiting rows out of buffers that they share; where that frees little, encode them."""
-        self._pending = [pa.concat_batches(self._pending)]  # type: ignore[attr-defined]  # the stubs lack it
+        # One by one: dictionaries that differ need not fit together.
+        self._pending = [pa.concat_batches([piece]) for piece in self._pending]  # type: ignore[attr-defined]
         self._count_pending()
         if self._retained_bytes > self._limits.retained_bytes // 2:
             self._encode(self._pending_rows)
@@ -207,11 +208,20 @@ class FileWriter:
         try:
             opened.encoder.write(rows)
         except FileFull:
-            self._finish(directory)
-            opened = self._open[directory] = self._begin(directory, rows)
-            opened.encoder.write(rows)
+            opened = self._append_apart(directory, rows)
         if self._limits.file_bytes is not None and opened.staged.size >= self._limits.file_bytes:
             self._finish(directory)
+
+    def _append_apart(self, directory: str, rows: pa.Table) -> _OpenFile:
+        """Encode rows piece by piece, and begin another file where one does not fit."""
+        for batch in rows.to_batches():
+            piece = pa.Table.from_batches([batch])
+            try:
+                self._open[directory].encoder.write(piece)
+            except FileFull:
+                self._finish(directory)
+                self._begin(directory, piece).encoder.write(piece)
+        return self._open[directory]
 
     def _begin(self, directory: str, rows: pa.Table) -> _OpenFile:
         while len(self._open) >= self._limits.open_files:

@@ -1,8 +1,8 @@
 """Rows into ``column=value`` directories, the layout of Hive: the columns leave the file and live in its path.
 
 Laws
-    - Values are written as text and percent-encoded as pyarrow does it; null is ``__HIVE_DEFAULT_PARTITION__``, and a
-      text that happens to read so is encoded, so that it stays a text.
+    - Values are written as text and percent-encoded as pyarrow does it; null is ``__HIVE_DEFAULT_PARTITION__``. A text
+      that reads so itself is refused: all readers decode before they compare, and would take it for null.
     - Rows of one directory keep their order.
     - A name that no filesystem takes is refused before anything of it is committed.
 """
@@ -19,11 +19,15 @@ import pyarrow.compute as pc
 
 from engine.errors import missing_column
 
-__all__ = ["HiveLayout", "layout_faults"]
+__all__ = ["HiveLayout", "NoDirectoryName", "layout_faults"]
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
 NAME_BYTES = 255
 """NAME_MAX of all common filesystems."""
+
+
+class NoDirectoryName(ValueError):  # noqa: N818 - what there is not
+    """A value that cannot be told by the name of a directory."""
 
 
 def layout_faults(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
@@ -62,7 +66,7 @@ class HiveLayout:
         )
 
     def split(self, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-        """Each directory with its rows. Raises ValueError for a value that makes no directory name."""
+        """Each directory with its rows. Raises NoDirectoryName."""
         codes: npt.NDArray[np.int64] = np.zeros(rows.num_rows, dtype=np.int64)
         levels = []
         for column in self.columns:
@@ -97,10 +101,9 @@ def _dictionary(column: Any) -> tuple[list[str | None], npt.NDArray[np.int64]]:
 
 
 def _directory_name(column: str, value: str | None) -> str:
-    text = NULL if value is None else quote(value, safe="")
     if value == NULL:
-        text = text.replace("_", "%5F", 1)
-    name = f"{quote(column, safe='')}={text}"
+        raise NoDirectoryName(f'a value of "{column}" is "{NULL}", which readers take for null')
+    name = f"{quote(column, safe='')}={NULL if value is None else quote(value, safe='')}"
     if len(name) > NAME_BYTES:
-        raise ValueError(f'a value of "{column}" is too long for the name of a directory: {value!r:.60}…')
+        raise NoDirectoryName(f'a value of "{column}" is too long for the name of a directory: {value!r:.60}…')
     return name

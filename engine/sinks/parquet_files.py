@@ -8,11 +8,10 @@ Laws
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine.errors import PipelineError
@@ -20,6 +19,7 @@ from engine.sinks.file_sink import FileSink
 from engine.sinks.ownership import FileMark
 from engine.sinks.parquet_choices import ENOUGH_ROWS, Leaf, ParquetChoices, choose
 from engine.sinks.staged_file import StagedFile
+from engine.sinks.storable_forms import parquet_rows, parquet_schema
 from engine.storage import Storage, open_input
 
 __all__ = ["ParquetSink", "parquet"]
@@ -97,7 +97,7 @@ class ParquetSink(FileSink):
         faults = []
         if len(set(schema.names)) != len(schema.names):
             faults.append("two columns have the same name")
-        for field in _file_schema(schema):
+        for field in parquet_schema(schema):
             try:
                 _leaves_of(field)
             except pa.ArrowException:
@@ -107,7 +107,7 @@ class ParquetSink(FileSink):
         return faults
 
     def _opened(self, file_schema: pa.Schema) -> None:
-        super()._opened(_file_schema(file_schema))
+        super()._opened(parquet_schema(file_schema))
         self._leaves = {field.name: _leaves_of(field) for field in self._file_schema}
         self._choices = {}
 
@@ -123,7 +123,7 @@ class ParquetSink(FileSink):
             return None
 
     def _open_encoder(self, staged: StagedFile, mark: FileMark, rows: pa.Table) -> "_ParquetEncoder":
-        rows = _storable(rows, self._file_schema)
+        rows = parquet_rows(rows, self._file_schema)
         choices, holds = self._choices.get(mark.partition, (None, 0))
         if choices is None or holds <= 0:
             choices = choose(rows, self._leaves, self.compression)
@@ -148,40 +148,10 @@ class _ParquetEncoder:
         self._writer.add_key_value_metadata(mark.to_metadata())
 
     def write(self, rows: pa.Table) -> None:
-        self._writer.write_table(_storable(rows, self._schema), row_group_size=rows.num_rows)
+        self._writer.write_table(parquet_rows(rows, self._schema), row_group_size=rows.num_rows)
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _file_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema of the files: run-end encoded columns become plain ones."""
-    fields = [field.with_type(field.type.value_type) if _is_run_end(field.type) else field for field in schema]
-    return pa.schema(fields, metadata=schema.metadata)  # type: ignore[arg-type]
-
-
-def _storable(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows in a form that the writer takes: it knows neither run ends nor nulls among the values of a dictionary."""
-    for index, field in enumerate(rows.schema):
-        column: Any = rows.column(index)
-        if _is_run_end(field.type):
-            decode: Callable[[Any], Any] = pc.run_end_decode  # type: ignore[attr-defined]  # the stubs lack it
-            rows = rows.set_column(index, schema.field(index), _by_chunk(column, decode))
-        elif pa.types.is_dictionary(field.type) and any(chunk.dictionary.null_count for chunk in column.chunks):
-            rows = rows.set_column(index, field, _by_chunk(column, _without_null_values))
-    return rows
-
-
-def _is_run_end(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_run_end_encoded(kind))
-
-
-def _by_chunk(column: Any, change: Callable[[Any], Any]) -> Any:
-    return pa.chunked_array([change(chunk) for chunk in column.chunks])
-
-
-def _without_null_values(chunk: Any) -> Any:
-    return chunk.dictionary_decode().dictionary_encode().cast(chunk.type)
 
 
 def _leaves_of(field: "pa.Field[Any]") -> list[Leaf]:

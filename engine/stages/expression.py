@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import acero
 
 from engine.errors import PipelineError
 
@@ -33,6 +32,9 @@ def project(
 
     Raises PipelineError where the expressions do not fit the schema, pyarrow.ArrowException where they fail on a value.
     """
+    # Loaded when it is needed: it brings the datasets of Arrow along, and those bring pandas where it is installed.
+    from pyarrow import acero
+
     table = schema.empty_table() if rows is None else pa.Table.from_batches([rows])
     plan = acero.Declaration.from_sequence(
         [

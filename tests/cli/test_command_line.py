@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine.cli.main import main
+
 # The console script does just this; a test must not depend on where it was installed.
 ENGINE = [sys.executable, "-P", "-c", "import sys; from engine.cli.main import main; sys.exit(main())"]
 
@@ -34,31 +36,43 @@ JOBS = """
 
 
 @pytest.fixture
-def directory(tmp_path):
+def directory(tmp_path, monkeypatch):
+    """A working directory with jobs and input; their modules are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("jobs", "broken"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "jobs.py").write_text(textwrap.dedent(JOBS))
     (tmp_path / "in").mkdir()
     ids = [row % 900 for row in range(1_000)]
     pq.write_table(pa.table({"id": ids, "n": list(range(1_000))}), tmp_path / "in" / "a.parquet")
-    return tmp_path
+    yield tmp_path
+    for name in ("jobs", "broken"):
+        sys.modules.pop(name, None)
 
 
-def engine(directory, *arguments):
-    return subprocess.run(
-        [*ENGINE, *arguments], cwd=directory, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120
-    )
+@pytest.fixture
+def engine(capsys):
+    """Runs the command in this process: gives exit code, stdout and stderr."""
+
+    def run(*arguments):
+        code = main(arguments)
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def test_version(tmp_path):
-    done = engine(tmp_path, "--version")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("engine 0.")
-    assert engine(tmp_path, "run", "--version").stdout == done.stdout
+def test_version(engine):
+    code, stdout, stderr = engine("--version")
+    assert (code, stderr) == (0, "")
+    assert stdout.startswith("engine 0.")
+    assert engine("run", "--version")[1] == stdout
 
 
-def test_version_needs_nothing_heavy(tmp_path):
+def test_version_does_not_load_the_command_line(tmp_path):
     program = (
         "import sys; from engine.cli.main import main; main(['--version']); "
-        "print(sorted({'pyarrow', 'numpy', 'trio', 'cyclopts', 'rich'} & set(sys.modules)))"
+        "print(sorted({'cyclopts', 'rich', 'engine.cli.commands'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -66,15 +80,19 @@ def test_version_needs_nothing_heavy(tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_help_names_every_command(tmp_path):
-    done = engine(tmp_path, "--help")
-    assert done.returncode == 0
+def test_help_names_every_command(engine):
+    code, stdout, _ = engine("--help")
+    assert code == 0
     for command in ("run", "demo", "validate", "explain"):
-        assert command in done.stdout
+        assert command in stdout
 
 
 def test_run_reports_and_then_resumes(directory):
-    first = engine(directory, "run", "jobs:pipeline", "--state", "state")
+    def run(*options):
+        command = [*ENGINE, "run", "jobs:pipeline", "--state", "state", *options]
+        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
+
+    first = run()
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("orders: complete, exactly-once\n")
     assert first.stderr.startswith("orders  1.0k rows  ")

@@ -16,16 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-
-# The same examples in every run, however slow the machine is today.
-STEADY = settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
 
 
 @dataclass(frozen=True)

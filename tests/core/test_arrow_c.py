@@ -7,8 +7,8 @@ import gc
 
 import pyarrow as pa
 import pytest
-from arrays import ALL_FORMS, KEY_FORMS, NESTED, STEADY, DrawnBatch, batches
-from hypothesis import given, settings
+from arrays import ALL_FORMS, KEY_FORMS, NESTED, DrawnBatch, batches
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine._core import arrow_c
@@ -48,7 +48,6 @@ class Altered:
         setattr(self.struct, self.field, self.before)
 
 
-@settings(STEADY)
 @given(batches(SEVERAL))
 def test_columns_are_parsed_with_their_nulls(drawn: DrawnBatch) -> None:
     described = arrow_c.describe(drawn.batch)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from arrays import DICTIONARIES, FIXED_BINARY, KEY_FORMS, STEADY, VARIABLE, DrawnBatch, arrays, batches
+from arrays import DICTIONARIES, FIXED_BINARY, KEY_FORMS, VARIABLE, DrawnBatch, arrays, batches
 from guarded import guarded
 from hash_model import hash_row, key_id
 from hypothesis import given, settings
@@ -41,14 +41,12 @@ def one_column(array: pa.Array) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([array], names=["key"])
 
 
-@settings(STEADY)
 @given(batches(KEYS))
 def test_hashes_agree_with_the_model(drawn: DrawnBatch) -> None:
     columns = list(range(len(drawn.forms)))
     assert hashes(drawn.batch, columns) == [hash_row(row) for row in zip(*drawn.columns, strict=True)]
 
 
-@settings(STEADY)
 @given(batches(KEYS))
 def test_key_ids_agree_with_the_model(drawn: DrawnBatch) -> None:
     columns = list(range(len(drawn.forms)))
@@ -56,7 +54,7 @@ def test_key_ids_agree_with_the_model(drawn: DrawnBatch) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(KEY_FORMS))
-@settings(STEADY, max_examples=15)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_every_type_alone(name: str, data: st.DataObject) -> None:
     drawn = data.draw(arrays(KEY_FORMS[name], data.draw(st.integers(0, 20))))

@@ -7,8 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from arrays import STEADY
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine._core import pool
@@ -29,7 +28,6 @@ def address(buffer: pool.Buffer) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
-@settings(STEADY)
 @given(st.integers(1, 1 << 21))
 def test_buffers_are_aligned_padded_and_writable(size: int) -> None:
     buffer = pool.Buffer(size)
@@ -110,7 +108,6 @@ def test_lowering_the_limit_and_trim_give_memory_back() -> None:
     assert pool.statistics()["idle_bytes"] == 0
 
 
-@settings(STEADY)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 1 << 18)), max_size=60))
 def test_any_order_of_use_keeps_the_books(steps: list[tuple[bool, int]]) -> None:
     pool.trim()

@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from engine._core.ring import WakeFlag
 from engine._runtime import handoff as handoff_module
 from engine._runtime.handoff import Handoff
 
@@ -88,6 +89,25 @@ async def test_many_completions_need_one_wake_up():
         await wait_all_tasks_blocked()
         assert delivered == list(range(1000))
         assert handoff.wakes == 1
+
+
+async def test_a_completion_that_comes_just_before_the_loop_sleeps_is_seen():
+    """The look between arming and sleeping is what sees it: its poster found the flag unarmed, and rang no bell."""
+    async with Handoff() as handoff:
+        arrived = trio.Event()
+        port = handoff.open_port(1, lambda _: arrived.set())
+        late = [port]
+
+        class LateFlag(WakeFlag):
+            def arm(self) -> None:
+                while late:
+                    late.pop().post("at the last moment")
+                super().arm()
+
+        handoff._flag = LateFlag()
+        with trio.fail_after(20):
+            await arrived.wait()
+        assert handoff.wakes == 0
 
 
 async def test_delivers_while_everything_is_cancelled():

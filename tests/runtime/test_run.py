@@ -56,9 +56,7 @@ def distinct(ids: list[int | None], within: int | None) -> list[int]:
     within=st.one_of(st.none(), st.integers(1, 50)),
     partitions=st.integers(1, 9),
 )
-def test_rows_out_are_those_of_the_model(
-    ids: list[int | None], size: int, within: int | None, partitions: int
-) -> None:
+def test_rows_out_are_those_of_the_model(ids: list[int | None], size: int, within: int | None, partitions: int) -> None:
     pipeline = (
         engine.Pipeline("model")
         .read(in_batches(table(ids), size) or table(ids))
@@ -108,10 +106,7 @@ def test_select_and_filter_on_what_was_marked() -> None:
 def test_a_predicate_may_fail_on_rows_that_were_dropped() -> None:
     rows = pa.table({"text": ["1", "x", "3"]})
     pipeline = (
-        engine.Pipeline("x")
-        .read(rows)
-        .filter(pc.field("text") != "x")
-        .filter(pc.field("text").cast(pa.int64()) > 1)
+        engine.Pipeline("x").read(rows).filter(pc.field("text") != "x").filter(pc.field("text").cast(pa.int64()) > 1)
     )
     assert engine.collect(pipeline)["text"].to_pylist() == ["3"]
     with pytest.raises(StageError, match="filter"):
@@ -362,9 +357,7 @@ class TestDurableRuns:
 
 def test_dedup_within_a_time() -> None:
     minutes = np.array([0, 1, 2, 30, 31, 200], "int64")
-    rows = pa.table(
-        {"id": [1, 2, 1, 1, 2, 1], "ts": pa.array(minutes * 60_000_000, pa.timestamp("us")), "n": range(6)}
-    )
+    rows = pa.table({"id": [1, 2, 1, 1, 2, 1], "ts": pa.array(minutes * 60_000_000, pa.timestamp("us")), "n": range(6)})
     pipeline = engine.Pipeline("x").read(rows).dedup("id", within=timedelta(minutes=28), by="ts")
     # 1 again at 2 and at 30 (28 after 2); 2 again at 31, 30 after 1: forgotten; 1 again at 200: forgotten.
     assert engine.collect(pipeline)["n"].to_pylist() == [0, 1, 4, 5]

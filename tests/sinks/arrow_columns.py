@@ -50,7 +50,6 @@ SAME = {
     "null": pa.nulls(4),
     "dictionary": dictionary([0, None, 1, 0], pa.array(["a", "b"])),
     "struct": pa.array([{"a": 1, "b": "x"}, None, {"a": None, "b": None}, {"a": 2, "b": "y"}]),
-    "struct of views": pa.array([{"a": "x"}, None, {"a": None}, {"a": "y"}], pa.struct([("a", pa.string_view())])),
     "map": pa.array([[("a", 1)], None, [], [("b", None)]], pa.map_(pa.string(), pa.int32())),
     "list of dictionaries": pa.array([["a"], None, ["b", "a"], []], pa.list_(pa.dictionary(pa.int8(), pa.string()))),
     "list of structs": pa.array([[{"a": 1}], None, [], [{"a": None}]]),
@@ -67,6 +66,14 @@ CHANGED = {
     "dictionary with null": (
         dictionary([0, 1, None, 0], pa.array(["a", None])),
         pa.dictionary(pa.int8(), pa.string()),
+    ),
+    "struct of views": (
+        pa.array([{"a": "x"}, None, {"a": None}, {"a": "y"}], pa.struct([("a", pa.string_view())])),
+        pa.struct([("a", pa.string())]),
+    ),
+    "views in a struct in a list": (
+        pa.array([[{"a": b"x"}], None, [], [None]], pa.list_(pa.struct([("a", pa.binary_view())]))),
+        pa.list_(pa.struct([("a", pa.binary())])),
     ),
     "run ends": (
         pa.RunEndEncodedArray.from_arrays(pa.array([1, 2, 4], pa.int32()), pa.array(["a", None, "b"])),

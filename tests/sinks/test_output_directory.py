@@ -383,6 +383,61 @@ def test_writers_of_many_threads(tmp_path):
     assert [pq.read_metadata(tmp_path / "out" / name).num_rows for name in files_below(tmp_path / "out")] == [150] * 8
 
 
+class Recording(Storage):
+    """Writes down in which order things become durable."""
+
+    def __init__(self):
+        self.events = []
+
+    def create(self, path, *, mode=0o600):
+        def note(what):
+            self.events.append((what, os.path.basename(path)))
+
+        class RecordedFile(File):
+            def append(this, *buffers):  # noqa: N805
+                note("append")
+                return super().append(*buffers)
+
+            def sync(this):  # noqa: N805
+                super().sync()
+                note("sync")
+
+        note("create")
+        return RecordedFile(path, os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode), writable=True)
+
+    def sync_directory(self, path):
+        super().sync_directory(path)
+        self.events.append(("sync directory", path))
+
+    def rename(self, source, target):
+        super().rename(source, target)
+        self.events.append(("rename", os.path.basename(source)))
+
+
+@both
+def test_what_is_durable_before_what(make, tmp_path):
+    sink = make(tmp_path / "out", partition_by="b")
+    sink.storage = Recording()
+    opened(sink, ROWS.schema)
+    handles = [staged(sink, ROWS, partition=partition) for partition in range(2)]
+    events = sink.storage.events
+    prepared = len(events)
+    place = str(tmp_path / staging_directories(tmp_path / "out")[0])
+    names = [file[3] for handle in handles for file in handle["files"]]
+    assert len(names) == 6
+    for name in names:
+        order = [what for what, which in events if which == name]
+        assert order[-1] == "sync"
+        assert order.count("sync") == 1
+        assert ("sync directory", place) in events[events.index(("sync", name)) :]
+    sink.commit(handles)
+    published = events[prepared:]
+    last = max(index for index, (what, _) in enumerate(published) if what == "rename")
+    synced = {path for what, path in published[last:] if what == "sync directory"}
+    assert synced == {str(tmp_path / "out" / name) for name in os.listdir(tmp_path / "out")}
+    assert len(synced) == 3
+
+
 def test_one_sync_of_the_staging_directory_serves_all(tmp_path):
     class Counting(Storage):
         syncs = 0

@@ -100,7 +100,7 @@ def test_a_strong_codec_stays_where_it_helps(tmp_path):
 
 
 def test_choices_follow_the_data(tmp_path):
-    """A column that was noise and becomes text is looked at anew after some million rows; here the limit is crossed at once."""
+    """A column that was noise and becomes text is looked at anew after some million rows; here they are feigned."""
     schema = pa.schema([("a", pa.binary())])
     sink = opened(parquet(tmp_path / "out", row_group_rows=5000), schema, memory_bytes=1 << 30)
     noise = pa.record_batch({"a": [CHANCE.randbytes(8) for _ in range(5000)]}, schema=schema)

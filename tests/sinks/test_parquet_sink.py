@@ -1,21 +1,39 @@
 """Parquet files: every type comes back, sizes are kept, and columns become directories where asked."""
 
 import datetime
+import glob
 import os
+from collections.abc import Callable
 
-import duckdb
-import polars
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from arrow_columns import CHANGED, NOT_IN_PARQUET, SAME
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sink_runs import files_below, opened, origin, staged, token, written
 
 from engine.errors import SinkError
 from engine.sinks.parquet_files import parquet
+
+READERS: list[Callable[[str], object]] = [
+    lambda pattern: ds.dataset(sorted(glob.glob(pattern, recursive=True)), partitioning="hive").to_table()
+]
+try:
+    import polars
+
+    READERS.append(lambda pattern: polars.scan_parquet(pattern, hive_partitioning=True).collect().to_arrow())
+except ImportError:
+    pass
+try:
+    import duckdb
+
+    READERS.append(
+        lambda pattern: duckdb.sql(f"select * from read_parquet('{pattern}', hive_partitioning=true)").arrow()
+    )
+except ImportError:
+    pass
 
 
 def read_back(path):
@@ -40,10 +58,7 @@ def test_types_that_change_form(tmp_path, name):
     sink.commit([staged(sink, [rows, rows.slice(1, 2)])])
     back = read_back(tmp_path / "out")
     assert back.schema.field("c").type == kind
-    expected = column.to_pylist() + column.slice(1, 2).to_pylist()
-    if name == "date64":
-        expected = [value if value is None else value for value in expected]
-    assert back.column("c").to_pylist() == expected
+    assert back.column("c").to_pylist() == column.to_pylist() + column.slice(1, 2).to_pylist()
 
 
 @pytest.mark.parametrize("name", NOT_IN_PARQUET)
@@ -70,6 +85,7 @@ def test_the_mark_and_the_metadata_of_the_user(tmp_path):
     assert back.field("a").metadata[b"unit"] == b"mm"
 
 
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(0, 90), min_size=1, max_size=12),
     row_group_rows=st.integers(1, 100),
@@ -110,26 +126,15 @@ def test_other_readers(tmp_path):
     rows = pa.record_batch(
         {
             "n": range(count),
-            "at": pa.array(range(count), pa.timestamp("us")),
-            "text": [f"user-{index % 50}" for index in range(count)],
+            "moment": pa.array(range(count), pa.timestamp("us")),
+            "label": [f"user-{index % 50}" for index in range(count)],
             "noise": [os.urandom(16) for _ in range(count)],
             "price": [index % 97 / 7 for index in range(count)],
         }
     )
     written(parquet(tmp_path / "out"), rows)
-    assert pl_rows(tmp_path / "out") == rows.to_pylist()
-    with duckdb.connect() as connection:
-        found = connection.sql(
-            f"select sum(n), max(at), count(distinct text), sum(price) from '{tmp_path}/out/*.parquet'"
-        )
-        total, latest, texts, price = found.fetchone()
-    assert (total, texts) == (sum(range(count)), 50)
-    assert latest == rows.column("at")[-1].as_py()
-    assert price == pytest.approx(sum(rows.column("price").to_pylist()))
-
-
-def pl_rows(path):
-    return polars.read_parquet(path).to_dicts()
+    for read in READERS:
+        assert pa.table(read(str(tmp_path / "out" / "*.parquet"))).to_pylist() == rows.to_pylist()
 
 
 # -- partition_by --
@@ -145,7 +150,6 @@ ODD = [
     "ü ñ",
     "a b",
     "NULL",
-    "__HIVE_DEFAULT_PARTITION__",
     "\0nul",
     "'\"\\",
 ]
@@ -190,15 +194,16 @@ def test_several_columns_of_several_types(tmp_path):
     assert len(back) == count
 
 
-def test_polars_reads_the_directories(tmp_path):
+def test_other_readers_of_directories(tmp_path):
     rows = pa.record_batch({"id": [1, 2, 3], "kind": ["a/b", None, "c"]})
     written(parquet(tmp_path / "out", partition_by="kind"), rows)
-    found = polars.scan_parquet(tmp_path / "out", hive_partitioning=True).sort("id").collect()
-    assert found.to_dicts() == rows.to_pylist()
+    for read in READERS:
+        found = pa.table(read(str(tmp_path / "out" / "**" / "*.parquet"))).sort_by("id").select(["id", "kind"])
+        assert found.to_pylist() == rows.to_pylist()
 
 
 def test_few_files_stay_open(tmp_path):
-    count = 300
+    count = 40
     rows = pa.record_batch({"id": range(count), "kind": [str(index) for index in range(count)]})
     sink = opened(parquet(tmp_path / "out", partition_by="kind"), rows.schema, partitions=100)
     writer = sink.writer(0, token(1, sink))
@@ -237,9 +242,16 @@ def test_all_columns_taken(tmp_path):
         opened(parquet(tmp_path / "out", partition_by="a"), pa.schema([("a", pa.int64())]))
 
 
-def test_a_value_too_long_for_a_name(tmp_path):
-    rows = pa.record_batch({"id": [1, 2], "kind": ["x", "y" * 300]})
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        ("y" * 300, 'a value of "kind" is too long for the name of a directory'),
+        ("__HIVE_DEFAULT_PARTITION__", "which readers take for null"),
+    ],
+)
+def test_a_value_that_names_no_directory(tmp_path, value, match):
+    rows = pa.record_batch({"id": [1, 2], "kind": ["x", value]})
     sink = opened(parquet(tmp_path / "out", partition_by="kind"), rows.schema)
-    with pytest.raises(SinkError, match='a value of "kind" is too long for the name of a directory'):
+    with pytest.raises(SinkError, match=match):
         staged(sink, rows)
     assert files_below(tmp_path) == []

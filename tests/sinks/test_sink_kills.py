@@ -2,7 +2,6 @@
 
 import json
 
-import polars
 import pyarrow as pa
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
@@ -108,8 +107,3 @@ def test_killed_again_in_every_recovery(tmp_path):
         assert ids_in(path) == ids_of(range(len(CHUNKS)))
         assert staging_directories(path) == []
     assert kills > 50
-
-
-def test_polars_reads_the_directory(tmp_path):
-    drive(parquet(tmp_path / "out"), CommitLog(), CHUNKS)
-    assert sorted(polars.read_parquet(tmp_path / "out")["id"].to_list()) == ids_of(range(len(CHUNKS)))
