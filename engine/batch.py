@@ -2,8 +2,8 @@
 
 Laws
     - A batch is never changed in place; a stage makes a new one.
-    - ``selection`` is one byte a row (1: wanted), or None for all rows. Stages that drop rows only narrow the selection;
-      the next gather (an exchange, a map, a sink) copies the wanted rows, so that columns are touched once.
+    - ``selection`` is one byte a row (1: wanted), or None for all rows. Stages that drop rows only narrow the
+      selection; the next gather (an exchange, a map, a sink) copies the wanted rows, so that columns are touched once.
 """
 
 from dataclasses import dataclass, replace

@@ -10,7 +10,8 @@
         └── CorruptState  a file in it is damaged                 (the disk's)
 
 A message names the stage, partition, column or file, says what was expected and what was found, and then what to do.
-The exception of a user's function or of the operating system is the ``__cause__``. No exception group ever leaves engine.
+The exception of a user's function or of the operating system is the ``__cause__``. No exception group ever leaves
+engine.
 """
 
 from collections.abc import Iterable, Sequence
@@ -86,7 +87,7 @@ class StateError(EngineError):
     """The state directory cannot be used: it is taken, or of another pipeline, or it disagrees with the output."""
 
 
-class CorruptState(StateError):
+class CorruptState(StateError):  # noqa: N818 - what it is, not that it is one
     """A file of the state directory is damaged. Nothing was changed or deleted; restore the file, or start anew."""
 
     def __init__(self, message: str, *, path: str, offset: int | None = None) -> None:

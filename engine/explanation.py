@@ -40,7 +40,9 @@ def explain(name: str, graph: Graph, *, format: Format = "text") -> str:
         return "\n".join([name, *(f"  {step:<{width}}  {note}" for step, note in steps)])
     if format != "mermaid":
         raise PipelineError(f'explain: format must be "text" or "mermaid", found {format!r}')
-    nodes = [f'  n{index}["{_escape(step)}<br/><small>{_escape(note)}</small>"]' for index, (step, note) in enumerate(steps)]
+    nodes = [
+        f'  n{index}["{_escape(step)}<br/><small>{_escape(note)}</small>"]' for index, (step, note) in enumerate(steps)
+    ]
     first_stage = len(graph.sources)
     edges = [f"  n{index} --> n{first_stage}" for index in range(first_stage)]
     edges += [f"  n{index} --> n{index + 1}" for index in range(first_stage, len(steps) - 1)]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from engine.errors import EngineError, PipelineError
 from engine.sink import Guarantee, OutputFiles, Sink
-from engine.source import Replay, Source
+from engine.source import Source
 from engine.stage import Stage
 from engine.stages.dedup import Dedup
 from engine.stages.filter import Filter
@@ -43,7 +43,7 @@ class Graph:
         return schemas
 
     def faults(self, *, durable: bool | None = None) -> list[str]:
-        """Everything that is wrong, a line each. ``durable``: whether there will be a state directory (None: unknown)."""
+        """Everything that is wrong, a line each. ``durable``: whether there will be a state (None: unknown)."""
         faults: list[str] = []
         schemas = self._schemas(faults)
         names = [source.name for source in self.sources if getattr(source, "id", "") is not None]
@@ -126,11 +126,12 @@ class Graph:
         faults: list[str] = []
         if durable is False and self.sink is not None and self.sink.guarantee is Guarantee.EXACTLY_ONCE:
             faults.append(f"write: {self.sink.name} needs state=…, to be exactly-once")
-        for source in self.sources if durable else ():
-            if source.replay is not Replay.REPLAYABLE and getattr(source, "id", "") is None:
-                faults.append("read: an in-memory source needs id=… with state=, so that other data never resumes at its offset")
+        nameless = any(getattr(source, "id", "") is None for source in self.sources)
+        if durable and nameless:
+            faults.append(
+                "read: an in-memory source needs id=… with state=, so that other data never resumes at its offset"
+            )
         return faults
-
 
 
 def _repeated(names: list[str]) -> list[str]:

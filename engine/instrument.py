@@ -1,7 +1,7 @@
 """The contract of an instrument: it is told of every event worth counting, and can do nothing about it.
 
-Events are few (per epoch, per sealed run, never per batch) and named ``noun.verb``; tests use the same events to stop the
-process at an exact point.
+Events are few (per epoch, per sealed run, never per batch) and named ``noun.verb``; tests use the same events to stop
+the process at an exact point.
 """
 
 from typing import Protocol

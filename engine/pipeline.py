@@ -38,7 +38,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class Pipeline:
     """A pipeline: where rows come from, what happens to them, and where they go.
 
-    ``name`` names its part of a state directory: letters, digits, ``.``, ``_`` and ``-``. Raises PipelineError otherwise.
+    ``name`` names its part of a state directory: letters, digits, ``.``, ``_`` and ``-``. Raises PipelineError
+    otherwise.
     """
 
     name: str
@@ -72,9 +73,10 @@ class Pipeline:
     def dedup(self, keys: Keys, *, within: int | timedelta | None = None, by: str | None = None) -> "Pipeline":
         """Drop each row whose ``keys`` were seen before; the first one wins.
 
-        ``within``: an int looks back that many rows, a timedelta that much progress of the event time in column ``by``, None
-        for ever. Behind ``key_by`` its keys must include those, and an int counts the rows of the partition. A key with a
-        null component is never a duplicate. Exact; bounded memory; survives restarts with the state.
+        ``within``: an int looks back that many rows, a timedelta that much progress of the event time in column
+        ``by``, None for ever. Behind ``key_by`` its keys must include those, and an int counts the rows of the
+        partition. A key with a null component is never a duplicate. Exact; bounded memory; survives restarts with the
+        state.
         """
         return self._append(Dedup(key_names(keys, stage="dedup"), within, by))
 
@@ -95,14 +97,15 @@ class Pipeline:
         on_error: Literal["fail"] = "fail",
         timeout_s: float | None = None,
     ) -> "Pipeline":
-        """Apply ``fn`` to whole batches: a record batch in; a record batch, or a list of them, out; sync or async (Trio).
+        """Apply ``fn`` to whole batches: a record batch in; a record batch, or a list of them, out; sync or async
+        (Trio).
 
         It may run in several partitions at the same time, on worker threads, even with ``concurrency=1``; a class is
-        instantiated once per partition. None is an error. Without ``schema`` it is called once on zero rows to learn it.
-        ``batch_rows`` bounds the rows of a call; where batches begin and end is otherwise the engine's business.
+        instantiated once per partition. None is an error. Without ``schema`` it is called once on zero rows to learn
+        it. ``batch_rows`` bounds the rows of a call; where batches begin and end is otherwise the engine's business.
         ``concurrency`` calls of one partition may be under way at once; results leave in order. ``retry`` says which
-        exceptions are tried again (none by default). After ``timeout_s`` an attempt counts as failed with TimeoutError; the
-        thread of a sync function that hangs is left behind. A failure ends the run with StageError.
+        exceptions are tried again (none by default). After ``timeout_s`` an attempt counts as failed with
+        TimeoutError; the thread of a sync function that hangs is left behind. A failure ends the run with StageError.
         """
         if on_error != "fail":
             raise PipelineError(f'map: on_error must be "fail", found {on_error!r}')
@@ -116,7 +119,9 @@ class Pipeline:
         """Keep ``columns``, in this order, and add computed ones (pyarrow.compute expressions) behind them."""
         for column in columns:
             if not isinstance(column, str):
-                raise PipelineError(f"select: expected names of columns, found {column!r}; compute with name=expression")
+                raise PipelineError(
+                    f"select: expected names of columns, found {column!r}; compute with name=expression"
+                )
         return self._append(Select(columns, tuple(computed.items())))
 
     def write(self, sink: Sink) -> "Pipeline":
@@ -153,7 +158,7 @@ def _as_source(source: object) -> Source:
     if isinstance(source, Source):
         return source
     if isinstance(source, str):
-        raise PipelineError(f"read: expected a source, found the text {source!r}; say how to read it, as sources.parquet(…)")
+        raise PipelineError(
+            f"read: expected a source, found the text {source!r}; say how to read it, as sources.parquet(…)"
+        )
     return memory(source)
-
-

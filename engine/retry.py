@@ -13,8 +13,8 @@ __all__ = ["Retry"]
 class Retry:
     """Up to ``attempts`` calls, with exponential back-off between them, for the exceptions in ``on`` alone.
 
-    The n-th wait is ``first_s * factor ** (n - 1)`` seconds, at most ``max_s``, times a seeded jitter between 0.5 and 1.
-    Raises PipelineError for figures that make no sense.
+    The n-th wait is ``first_s * factor ** (n - 1)`` seconds, at most ``max_s``, times a seeded jitter between 0.5 and
+    1. Raises PipelineError for figures that make no sense.
     """
 
     attempts: int = 3

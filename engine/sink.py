@@ -4,8 +4,8 @@ A ``Sink`` is opened once a run; a ``Writer`` takes the rows of one partition an
 
 Laws
     - Nothing that a writer writes is visible to readers before ``commit``.
-    - ``Writer.prepare`` returns when the rows are durable, with a handle (JSON) that alone suffices to publish them: in another
-      process, after any crash.
+    - ``Writer.prepare`` returns when the rows are durable, with a handle (JSON) that alone suffices to publish them:
+      in another process, after any crash.
     - ``commit`` is idempotent: it may be called again with the same handles, and then changes nothing.
     - ``discard_after(token)`` removes what was staged under later epochs, never anything that was published.
 """
@@ -59,7 +59,8 @@ class Sink(Protocol):
         """What it promises."""
 
     def open(self, schema: pa.Schema, *, token: Token, partitions: int, memory_bytes: int) -> None:
-        """Prepare for a run: check that the target is ours or empty. ``token`` is that of the last commit (epoch 0: none).
+        """Prepare for a run: check that the target is ours or empty. ``token`` is that of the last commit (epoch 0:
+        none).
 
         ``memory_bytes`` is what all writers together may buffer. Raises SinkError; nothing is touched then.
         """

@@ -1,10 +1,11 @@
 """The contract of a source: where rows enter, and how reading begins again after a crash.
 
-A ``Source`` is a value: it names its rows and opens readers. A ``Reader`` reads them once, in order, on a thread of its own.
+A ``Source`` is a value: it names its rows and opens readers. A ``Reader`` reads them once, in order, on a thread of
+its own.
 
 Laws
-    - ``open(offset)`` followed by reading yields exactly the rows behind ``offset``, in the same order every time; where the
-      borders of batches fall may differ.
+    - ``open(offset)`` followed by reading yields exactly the rows behind ``offset``, in the same order every time;
+      where the borders of batches fall may differ.
     - ``name`` is stable: the COMMIT records it, and a pipeline whose sources have other names is another pipeline.
     - An offset is committed only after every row before it; ``ack`` is advisory, the COMMIT is the truth.
 """
@@ -46,7 +47,7 @@ class Reader(Protocol):
     """One pass over a source's rows. Used by one thread at a time."""
 
     def read(self) -> Read | None:
-        """Give the next batch (at most 65,536 rows), or None at the end. May block. Raises SourceError or InputError."""
+        """Give the next batch (at most 65,536 rows), or None at the end. May block. Raises SourceError."""
 
     def close(self) -> None:
         """Release files and memory. Harmless when repeated."""

@@ -59,7 +59,7 @@ class Surroundings:
 
 @runtime_checkable
 class Transform(Protocol):
-    """A stage at work in one lane. Its methods are never called at the same time, but for ``process`` as ``concurrency`` allows."""
+    """A stage at work in one lane. One call at a time, but for ``process`` as ``concurrency`` allows."""
 
     concurrency: int
     """How many ``process`` calls may be under way at once; results are emitted in order."""

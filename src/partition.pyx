@@ -75,7 +75,7 @@ cdef object _record_batch(object batch):
 
 
 cdef object _masked(object column, object missing):
-    """A struct's child with the struct's nulls. pyarrow's `flatten` would abort on types without a validity of their own."""
+    """A struct's child with the struct's nulls; pyarrow's `flatten` aborts on types that have no validity bitmap."""
     import pyarrow
     import pyarrow.compute
 

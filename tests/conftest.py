@@ -1,11 +1,12 @@
 """What all tests share.
 
 - ``async def`` tests run under Trio.
-- Property tests draw the same examples in every run, and time is no reason for them to fail; ``--hypothesis-profile random``
-  draws others.
-- ``--kills N`` and ``--seed N`` say how many kills the crash tests send, and when; the seed is printed when a test fails.
-- Tests run in a directory of their own: nothing is written into the source tree, and a Python process that a test starts
-  finds the package that is installed rather than its sources, which have no compiled kernels.
+- Property tests draw the same examples in every run, and time is no reason for them to fail; ``--hypothesis-profile
+  random`` draws others.
+- ``--kills N`` and ``--seed N`` say how many kills the crash tests send, and when; the seed is printed when a test
+  fails.
+- Tests run in a directory of their own: nothing is written into the source tree, and a Python process that a test
+  starts finds the package that is installed rather than its sources, which have no compiled kernels.
 """
 
 import inspect

@@ -57,7 +57,7 @@ def test_all_faults_are_found_at_once_with_the_nearest_name() -> None:
         pipeline.validate()
     assert caught.value.faults == (
         'dedup: no column "event_di"; did you mean "event_id"? (id, event_id, ts)',
-        'filter: expected a predicate of type bool; id is int64',
+        "filter: expected a predicate of type bool; id is int64",
         'select: no column "nothing". (id, event_id, ts)',
     )
     assert str(caught.value).startswith('3 faults in "orders"\n  dedup: no column')
@@ -121,7 +121,9 @@ def test_what_depends_on_a_state(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [{"memory": "lots"}, {"memory": "1KiB"}, {"memory": 0}, {"commit_every_s": 0}, {"commit_every_bytes": 0}])
+@pytest.mark.parametrize(
+    "options", [{"memory": "lots"}, {"memory": "1KiB"}, {"memory": 0}, {"commit_every_s": 0}, {"commit_every_bytes": 0}]
+)
 def test_options_that_make_no_sense(options: dict[str, object], tmp_path: Path) -> None:
     pipeline = started().write(sinks.parquet(str(tmp_path / "out")))
     with pytest.raises(PipelineError):

@@ -3,10 +3,12 @@
     due ─► barrier k ─► cut, snapshots, prepared sinks of k ─► COMMIT ─► publish ─► ack ─► FINAL ─► next
 
 Laws
-    - At most one commit is open: barrier k+1 is sent only after FINAL{k}, while the rows of k+1 already flow and are staged.
-    - The offsets of a COMMIT are those that the intake saw when the barrier passed it: exactly the rows before the barrier.
-    - A commit's thread is never abandoned: one attempt to publish is shielded, and between attempts cancellation ends the run,
-      which is safe because the COMMIT is durable.
+    - At most one commit is open: barrier k+1 is sent only after FINAL{k}, while the rows of k+1 already flow and are
+      staged.
+    - The offsets of a COMMIT are those that the intake saw when the barrier passed it: exactly the rows before the
+      barrier.
+    - A commit's thread is never abandoned: one attempt to publish is shielded, and between attempts cancellation ends
+      the run, which is safe because the COMMIT is durable.
 """
 
 from collections.abc import Callable, Sequence
@@ -105,7 +107,7 @@ class Coordinator:
     # What the other tasks tell; each call is instant.
 
     async def admitted(self) -> None:
-        """Wait while the filling epoch is full: its barrier comes first. So no epoch is larger than it was asked to be."""
+        """Wait while the filling epoch is full: its barrier goes first, so that no epoch grows beyond its size."""
         while self._bytes_due():
             await self._barrier_sent.wait()
 
@@ -160,7 +162,7 @@ class Coordinator:
     # The task.
 
     async def recover(self) -> None:
-        """Finish what the last run left: publish the last COMMIT again unless it is FINAL, then discard what came later."""
+        """Finish what the last run left: publish its last COMMIT unless it is FINAL, discard what came later."""
         last = self._state.recovery.last_commit
         if last is not None and self._state.publish_again:
             await self._finish(last)
@@ -196,7 +198,7 @@ class Coordinator:
             if trio.current_time() >= due_s and self._unsent_rows:
                 return
             self._changed = trio.Event()
-            # Without rows there is nothing to commit: look again when some have come, at the latest after a whole period.
+            # Without rows there is nothing to commit: look again when some have come.
             wait_until_s = due_s if trio.current_time() < due_s else trio.current_time() + self._cadence.every_s
             with trio.move_on_at(wait_until_s):
                 await self._changed.wait()

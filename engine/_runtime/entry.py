@@ -57,10 +57,11 @@ def run(
 ) -> Report:
     """Run ``pipeline`` to the end of its sources and give the report. Run it again after a crash: it resumes.
 
-    ``state``: a directory that holds what makes a run resumable, in ``<state>/<pipeline name>/``; one process at a time. Needed
-    for an exactly-once sink. ``memory``: the byte budget, such as ``"2GiB"``. A commit is due every ``commit_every_s`` seconds
-    or ``commit_every_bytes`` bytes of input, whichever comes first. ``progress``: called with ``Statistics`` about five times
-    a second.
+    ``state``: a directory that holds what makes a run resumable, in ``<state>/<pipeline name>/``; one process at a
+    time. Needed for an exactly-once sink. ``memory``: the byte budget, such as ``"2GiB"``. A commit is due every
+    ``commit_every_s`` seconds or ``commit_every_bytes`` bytes of input, whichever comes first. ``progress``: called
+    with ``Statistics`` about
+    five times a second.
 
     Ctrl-C finishes and commits what was read, then raises KeyboardInterrupt; a second one gives up at once. Raises
     EngineError: PipelineError before anything was touched; SourceError, StageError, SinkError or StateError later, with

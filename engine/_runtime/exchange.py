@@ -1,7 +1,8 @@
 """The exchange: moves rows to their partition.
 
 Laws
-    - Stable: rows of one partition keep their order. The wanted rows of a batch are gathered here, once for all columns.
+    - Stable: rows of one partition keep their order. The wanted rows of a batch are gathered here, once for all
+      columns.
     - Small pieces are held back and travel together; a barrier, the end, or a moment without input sends them on.
     - A barrier goes to every partition, behind all rows that came before it.
 """
@@ -78,5 +79,5 @@ class Exchange:
 
 
 def _joined(pieces: Sequence[Batch]) -> Batch:
-    rows = pa.concat_batches([piece.rows for piece in pieces])
+    rows = pa.concat_batches([piece.rows for piece in pieces])  # type: ignore[attr-defined]
     return Batch(rows, pieces[0].origin.through(pieces[-1].origin))

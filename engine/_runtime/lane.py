@@ -144,7 +144,7 @@ class SinkLane:
     async def run(
         self, receive: ReceiveChannel[Item], epoch: Epoch, start_soon: Callable[[Callable[[], Awaitable[None]]], None]
     ) -> None:
-        """Write until the channel ends. ``epoch`` is the one that begins; ``start_soon`` runs what goes on in the background."""
+        """Write until the channel ends. ``epoch`` is the one that begins; ``start_soon`` starts background tasks."""
         rows = 0
         try:
             async for item in receive:

@@ -2,7 +2,8 @@
 
 Laws
     - Nothing is touched before the pipeline is found without fault.
-    - Ctrl-C drains: what was read is finished and committed, then KeyboardInterrupt is raised. A second one gives up at once.
+    - Ctrl-C drains: what was read is finished and committed, then KeyboardInterrupt is raised. A second one gives up
+      at once.
     - What leaves is one exception: the first failure, with a note that says up to where all is safe.
 """
 
@@ -64,7 +65,7 @@ class Options:
 
 
 async def execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
-    """Run ``pipeline`` into ``sink``. Raises EngineError, KeyboardInterrupt, or what a function raised that is no Exception."""
+    """Run ``pipeline`` into ``sink``. Raises EngineError, KeyboardInterrupt, and BaseException of the functions."""
     started_s = monotonic_s()
     durable = options.state is not None
     cadence = options.cadence()
@@ -107,9 +108,8 @@ async def _run(
 ) -> bool:
     """Run to the end; whether an interrupt cut it short."""
     try:
-        async with _interrupts(scheduler) as interrupt:
-            async with watch(scheduler, name, memory_bytes, progress):
-                await scheduler.run()
+        async with _interrupts(scheduler) as interrupt, watch(scheduler, name, memory_bytes, progress):
+            await scheduler.run()
     except EngineError as error:
         coordinator = scheduler.coordinator
         if coordinator is not None and coordinator.commits:
@@ -166,7 +166,9 @@ def _report(
     return Report(
         pipeline=pipeline.name,
         guarantee=sink.guarantee.value,
-        resumed_at_epoch=state.recovery.last_commit.epoch if state is not None and state.recovery.last_commit is not None else None,
+        resumed_at_epoch=state.recovery.last_commit.epoch
+        if state is not None and state.recovery.last_commit is not None
+        else None,
         this_run=Counts(
             total.rows_in - before.rows_in,
             total.duplicates - before.duplicates,

@@ -1,4 +1,5 @@
-"""The scheduler: opens a graph's sources, stages, channels and sink, and runs a task for each stage and lane under Trio.
+"""The scheduler: opens a graph's sources, stages, channels and sink, and runs a task for each stage and lane under
+Trio.
 
     sources ─► intake ─► front stages ─► exchange ─┬► lane 0: stages ─► sink
                                                    └► lane n: stages ─► sink
@@ -6,7 +7,8 @@
 Laws
     - The first failure ends the run, and it alone reaches the caller; what fails in its wake is its consequence.
     - Later stages go first on the worker threads: what is in memory leaves before more comes in.
-    - Everything that was opened is closed, whatever happens, and no thread of ours outlives the run but one stuck in a read.
+    - Everything that was opened is closed, whatever happens, and no thread of ours outlives the run but one stuck in
+      a read.
 """
 
 from collections.abc import Awaitable, Callable
@@ -247,7 +249,11 @@ class Scheduler:
         if self.coordinator is not None:
             start(partial(self.coordinator.run, lambda epoch: entry.send_control(Barrier(epoch)), entry.close))
         send, received = self._channel(self._name_behind(0))
-        offsets = self._state.recovery.last_commit.offsets if self._state is not None and self._state.recovery.last_commit else {}
+        offsets = (
+            self._state.recovery.last_commit.offsets
+            if self._state is not None and self._state.recovery.last_commit
+            else {}
+        )
         intake = Intake(self._schemas[0], self.coordinator, self.counters)
         start(partial(intake.run, receive, send, offsets))
         for index, step in enumerate(self._front):

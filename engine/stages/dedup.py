@@ -132,6 +132,6 @@ class DedupTransform:
 
 
 def _chunk_ids(memory_bytes: int) -> int:
-    """So many ids at once that a small budget still holds several chunks (a key takes about 32 bytes), 65,536 at most."""
+    """At most 65,536, and so few that a small budget holds several chunks: a key takes about 32 bytes."""
     fitting = memory_bytes // (32 * 8)
     return max(1_024, min(65_536, 1 << (fitting.bit_length() - 1)))

@@ -1,7 +1,7 @@
 """Evaluates pyarrow expressions on one record batch: the common part of ``filter`` and ``select``.
 
-Arrow offers no direct call for it; a two-node Acero plan (table source, project) is the public way. It runs on the calling
-thread and keeps the order of rows.
+Arrow offers no direct call for it; a two-node Acero plan (table source, project) is the public way. It runs on the
+calling thread and keeps the order of rows.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """``filter``: rows for which a predicate is true stay wanted. Marks rows; copies none."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -72,5 +73,5 @@ class FilterTransform(Stateless):
         selection, selected = combine_selection(batch.selection, verdict, batch.rows.num_rows)
         return batch.narrowed(selection, selected)
 
-    def _judge(self, batch: Batch) -> pa.Array:
+    def _judge(self, batch: Batch) -> "pa.Array[Any]":
         return project(self._schema, batch.rows, [self._stage.predicate], ["predicate"], stage="filter").column(0)

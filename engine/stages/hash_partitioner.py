@@ -87,8 +87,8 @@ class KeyBy:
 class HashPartitioner:
     """Splits record batches into ``partitions`` by the hash of their key columns.
 
-    Equal keys always meet in one partition, also across Arrow forms (utf8, large_utf8, views, dictionary) and runs; null is a
-    key like any other. 1 to 1,024 partitions; raises PipelineError otherwise. May be shared between threads.
+    Equal keys always meet in one partition, also across Arrow forms (utf8, large_utf8, views, dictionary) and runs;
+    null is a key like any other. 1 to 1,024 partitions; raises PipelineError otherwise. May be shared between threads.
     """
 
     def __init__(self, keys: Keys, *, partitions: int) -> None:
@@ -99,12 +99,13 @@ class HashPartitioner:
     def partition(self, batch: pa.RecordBatch | ArrowArrayExporter) -> list[pa.RecordBatch]:
         """Give one record batch per partition, the index being the partition; rows keep their order.
 
-        ``batch``: a pyarrow.RecordBatch or anything with ``__arrow_c_array__``. The results are slices of one new batch with
-        the schema of ``batch``. Raises PipelineError where a key column is missing, InputError for what is no batch.
+        ``batch``: a pyarrow.RecordBatch or anything with ``__arrow_c_array__``. The results are slices of one new
+        batch with the schema of ``batch``. Raises PipelineError where a key column is missing, InputError for what is
+        no batch.
         """
         rows = batch if isinstance(batch, pa.RecordBatch) else self._imported(batch)
         bound = self._bound
-        if bound is None or bound[0] is not rows.schema and not bound[0].equals(rows.schema):
+        if bound is None or (bound[0] is not rows.schema and not bound[0].equals(rows.schema)):
             indices = column_indices(self.keys, rows.schema, stage="HashPartitioner")
             bound = self._bound = (rows.schema, Partitioner(indices, self.partitions))
         return bound[1].partition(rows)

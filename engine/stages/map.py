@@ -1,4 +1,5 @@
-"""``map``: a user's function over whole batches, on worker threads or, where it is a coroutine function, on the Trio loop.
+"""``map``: a user's function over whole batches, on worker threads or, where it is a coroutine function, on the Trio
+loop.
 
 Laws
     - The function sees only wanted rows, gathered, in order, at most ``batch_rows`` at a time.
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import trio
@@ -71,7 +72,8 @@ class Map:
 
     def function(self) -> MapFunction:
         """The function itself, or a new instance of the class."""
-        return self.fn() if inspect.isclass(self.fn) else self.fn
+        fn: Any = self.fn() if inspect.isclass(self.fn) else self.fn
+        return cast(MapFunction, fn)
 
     def _call_once(self, rows: pa.RecordBatch) -> object:
         function = self.function()
@@ -110,7 +112,9 @@ def _as_batches(returned: object) -> list[pa.RecordBatch]:
         return [returned]
     if isinstance(returned, pa.Table):
         batches = returned.to_batches()
-        return batches or [pa.RecordBatch.from_arrays([c.combine_chunks() for c in returned.columns], schema=returned.schema)]
+        return batches or [
+            pa.RecordBatch.from_arrays([c.combine_chunks() for c in returned.columns], schema=returned.schema)
+        ]
     if isinstance(returned, Sequence) and not isinstance(returned, str | bytes):
         return [batch for part in returned for batch in _as_batches(part)]
     if hasattr(returned, "__arrow_c_stream__"):

@@ -30,7 +30,9 @@ class Select:
         """The selected fields and the computed ones. Raises PipelineError for a column that is not there."""
         names = [*self.columns, *(name for name, _ in self.computed)]
         faults = [f"select: {missing_column(name, schema.names)}" for name in self.columns if name not in schema.names]
-        faults += [f'select: column "{name}" is given twice' for name in sorted({n for n in names if names.count(n) > 1})]
+        faults += [
+            f'select: column "{name}" is given twice' for name in sorted({n for n in names if names.count(n) > 1})
+        ]
         faults += [
             f"select: {name}= must be a pyarrow.compute expression, found {type(expression).__name__}"
             for name, expression in self.computed
@@ -42,7 +44,8 @@ class Select:
             raise PipelineError(faults)
         fields = [schema.field(name) for name in self.columns]
         fields += list(self._compute(schema, None).schema) if self.computed else []
-        return pa.schema(fields, metadata=schema.metadata)
+        selected = pa.schema(fields)
+        return selected.with_metadata(schema.metadata) if schema.metadata else selected
 
     def fingerprint(self) -> StageState | None:
         """A selection of columns may change between runs."""
@@ -82,7 +85,8 @@ class SelectTransform(Stateless):
                 columns += self._stage._compute(self._schema, batch.rows).columns
             except pa.ArrowException as error:
                 raise StageError(
-                    f"{self._stage.name} failed: {first_line(error)}\n  {batch.origin}. Fix the expression and run again.",
+                    f"{self._stage.name} failed: {first_line(error)}\n"
+                    f"  {batch.origin}. Fix the expression and run again.",
                     stage=self._stage.name,
                     partition=self._surroundings.partition,
                     rows=str(batch.origin),

@@ -98,9 +98,7 @@ def test_run_reports_and_then_resumes(directory):
     assert first.stderr.startswith("orders  1.0k rows  ")
     written = pq.read_table(directory / "out")
     assert sorted(written["id"].to_pylist()) == list(range(900))
-    second = engine(
-        directory, "run", "jobs:pipeline", "--state", "state", "--memory", "64MiB", "--commit-every-s", "0.5"
-    )
+    second = run("--memory", "64MiB", "--commit-every-s", "0.5", "--commit-every-bytes", "1MiB")
     assert second.returncode == 0, second.stderr
     assert "resumed at epoch" in second.stdout
     assert pq.read_table(directory / "out").num_rows == 900
@@ -124,49 +122,45 @@ def test_run_reports_and_then_resumes(directory):
         (["explain", "jobs:pipeline", "--format", "dot"], 2, "dot"),
     ],
 )
-def test_errors_are_told_without_a_traceback(directory, arguments, code, message):
-    done = engine(directory, *arguments)
-    assert done.returncode == code, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+def test_errors_are_told_without_a_traceback(directory, engine, arguments, code, message):
+    returned, stdout, stderr = engine(*arguments)
+    assert returned == code, stderr
+    assert message in stderr
+    assert "Traceback" not in stderr
+    assert stdout == ""
 
 
-def test_the_users_own_error_on_import_has_its_traceback(directory):
+def test_the_users_own_error_on_import_has_its_traceback(directory, engine):
     (directory / "broken.py").write_text("1 / 0\n")
-    done = engine(directory, "validate", "broken:pipeline")
-    assert done.returncode == 1
-    assert 'broken.py", line 1' in done.stderr
-    assert done.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
+    code, _, stderr = engine("validate", "broken:pipeline")
+    assert code == 1
+    assert 'broken.py", line 1' in stderr
+    assert stderr.rstrip().endswith("ZeroDivisionError: division by zero")
 
 
-def test_validate_and_explain(directory):
-    done = engine(directory, "validate", "jobs:pipeline")
-    assert (done.returncode, done.stdout) == (0, "orders: no faults\n")
-    done = engine(directory, "explain", "jobs:pipeline")
-    assert done.returncode == 0
-    assert "2 partitions" in done.stdout
-    done = engine(directory, "explain", "jobs:pipeline", "--format", "mermaid")
-    assert done.stdout.startswith("flowchart ")
+def test_validate_and_explain(directory, engine):
+    assert engine("validate", "jobs:pipeline") == (0, "orders: no faults\n", "")
+    code, stdout, _ = engine("explain", "jobs:pipeline")
+    assert code == 0
+    assert "2 partitions" in stdout
+    assert engine("explain", "jobs:pipeline", "--format", "mermaid")[1].startswith("flowchart ")
 
 
 SLOW = """
-    import sys
     import threading
     import engine
     from engine import sinks, sources
 
-    gate = threading.Event()
+    never = threading.Event()
 
     def wait(batch):
         if batch.num_rows:
             print("mapping", flush=True)
-            gate.wait(0.05)
+            never.wait(0.02)
         return batch
 
-    pipeline = (
-        engine.Pipeline("slow").read(sources.parquet("many")).map(wait, batch_rows=100).write(sinks.parquet("slow-out"))
-    )
+    read = engine.Pipeline("slow").read(sources.parquet("many"))
+    pipeline = read.map(wait, batch_rows=5_000).write(sinks.parquet("slow-out"))
 """
 
 
@@ -195,10 +189,10 @@ def interrupted(directory, *signals):
 def test_a_signal_drains_commits_and_exits(directory, number, code, cause):
     (directory / "slow.py").write_text(textwrap.dedent(SLOW))
     (directory / "many").mkdir()
-    rows = 20_000
+    rows = 500_000
     for index in range(4):
-        piece = pa.table({"n": list(range(index * rows, (index + 1) * rows))})
-        pq.write_table(piece, directory / "many" / f"{index}.parquet", row_group_size=500)
+        piece = pa.table({"n": range(index * rows, (index + 1) * rows)})
+        pq.write_table(piece, directory / "many" / f"{index}.parquet", row_group_size=10_000)
     returncode, stderr = interrupted(directory, number)
     assert returncode == code, stderr
     assert f"slow: stopped by {cause}. Run it again: it resumes." in stderr

@@ -9,13 +9,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine.cli.demo import demo_pipeline, prepare_input
+from engine.cli.main import main
 
 ENGINE = [sys.executable, "-P", "-c", "import sys; from engine.cli.main import main; sys.exit(main())", "demo"]
 SAMPLE = resources.files("engine.cli") / "sample" / "git_file_events.parquet"
 
 
-def demo(directory, *arguments):
-    done = subprocess.run([*ENGINE, *arguments], cwd=directory, capture_output=True, text=True, timeout=120)
+def demo(directory):
+    done = subprocess.run(ENGINE, cwd=directory, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -63,9 +64,10 @@ def test_the_demo_and_once_more(tmp_path):
     assert sorted((tmp_path / "engine-demo" / "output").iterdir()) == output
 
 
-def test_another_directory(tmp_path):
-    done = demo(tmp_path, "--directory", "elsewhere")
-    assert "elsewhere/output" in done.stdout
+def test_another_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--directory", "elsewhere"]) == 0
+    assert "elsewhere/output" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"input", "output", "state"}
 
 

@@ -36,7 +36,8 @@ def read_in_order(output: Path) -> pa.Table:
 def check_exactly_once(output: Path, expected: pa.Table) -> None:
     """Every row of ``expected`` is in the output once, unchanged but for what the map added, and in order per key.
 
-    ``expected``: the rows that must come out, in the order of the input, ``event_id`` and ``delivery`` among the columns.
+    ``expected``: the rows that must come out, in the order of the input, ``event_id`` and ``delivery`` among the
+    columns.
     """
     found = read_in_order(output)
     assert found.num_rows == expected.num_rows, f"{found.num_rows} rows, expected {expected.num_rows}"

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow.parquet as pq
-
 from crash import model
 from crash.jobs import Job
+
 from engine.checkpoint import manifest
 
 KILLED = -signal.SIGKILL

@@ -1,4 +1,5 @@
-"""SIGKILL at random moments and between all steps of a commit, restarted until the job ends: nothing lost, nothing twice.
+"""SIGKILL at random moments and between all steps of a commit, restarted until the job ends: nothing lost, nothing
+twice.
 
 ``--kills N`` asks for more than the default; the seed is printed, and ``--seed`` repeats it.
 """
@@ -12,10 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from crash import model
 from crash.jobs import Job
 from crash.nursery_of_kills import KILLED, Onlooker, Zygote
+
 from engine.testing.workload import redeliver
 
 FILES = 50

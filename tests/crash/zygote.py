@@ -1,7 +1,7 @@
 """A process that has everything imported and forks a child for each job, so that a thousand kills take minutes.
 
-It reads one JSON object a line from its standard input (the fields of a job), forks, answers with the child's pid, and, when
-the child has ended, with its exit status. It never starts a thread itself, so that forking is safe.
+It reads one JSON object a line from its standard input (the fields of a job), forks, answers with the child's pid,
+and, when the child has ended, with its exit status. It never starts a thread itself, so that forking is safe.
 """
 
 import json

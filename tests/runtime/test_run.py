@@ -221,7 +221,7 @@ class TestMap:
             await trio.sleep_forever()
             return rows
 
-        with pytest.raises(StageError, match="no result within 0.01 s"):
+        with pytest.raises(StageError, match=r"no result within 0\.01 s"):
             self.collected(stuck, timeout_s=0.01, schema=SCHEMA)
         release = threading.Event()
 
@@ -229,7 +229,7 @@ class TestMap:
             release.wait()
             return rows
 
-        with pytest.raises(StageError, match="no result within 0.01 s"):
+        with pytest.raises(StageError, match=r"no result within 0\.01 s"):
             self.collected(hangs, timeout_s=0.01, schema=SCHEMA)
         release.set()
 
@@ -275,9 +275,9 @@ class TestDurableRuns:
             return doubled(rows)
 
         rows = table([n // 2 for n in range(1000)])
+        failing = self.pipeline(tmp_path, rows, fn=fails_once)
         with pytest.raises(StageError, match="not today") as caught:
-            pipeline = self.pipeline(tmp_path, rows, fn=fails_once)
-            engine.run(pipeline, state=tmp_path / "state", commit_every_bytes=1)
+            engine.run(failing, state=tmp_path / "state", commit_every_bytes=1)
         assert isinstance(caught.value.__cause__, RuntimeError)
         engine.run(self.pipeline(tmp_path, rows), state=tmp_path / "state")
         assert sorted(pq.read_table(tmp_path / "out")["id"].to_pylist()) == list(range(500))

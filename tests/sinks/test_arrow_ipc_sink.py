@@ -66,6 +66,15 @@ def test_dictionaries_that_differ(tmp_path_factory, batches):
     assert found == [value for array in arrays for value in array.to_pylist()]
 
 
+def test_growing_dictionaries_stay_in_one_file(tmp_path):
+    kind = pa.dictionary(pa.int8(), pa.string())
+    rows = [pa.record_batch({"d": pa.array([f"v{n}", "v0"]).dictionary_encode().cast(kind)}) for n in range(100)]
+    sink = opened(arrow_ipc(tmp_path / "out"), rows[0].schema, memory_bytes=1)
+    sink.commit([staged(sink, rows)])
+    (table,) = read_back(tmp_path / "out")
+    assert table.column("d").to_pylist() == [value for batch in rows for value in batch.column("d").to_pylist()]
+
+
 def test_more_values_than_indexes_begin_another_file(tmp_path):
     kind = pa.dictionary(pa.int8(), pa.string())
     rows = [
