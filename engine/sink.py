@@ -79,6 +79,9 @@ class Sink(Protocol):
 class OutputFiles(Protocol):
     """What a sink that writes files tells besides: for checks before a run, and for its report."""
 
+    pipeline: str | None
+    """The name of the pipeline that runs, for messages; the run sets it."""
+
     @property
     def location(self) -> str:
         """The directory of its files, as it was given."""

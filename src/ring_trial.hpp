@@ -2,6 +2,7 @@
 // hide a wrong memory order; these do not.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <thread>
@@ -35,17 +36,24 @@ inline double ring_benchmark_handover(uint64_t items, uint64_t batch, uint64_t c
     return in_order ? took.count() / static_cast<double>(items ? items : 1) : -1.0;
 }
 
-// The consumer sleeps whenever the ring is empty, and the producer pauses at pseudo-random places so that both meet
-// around every step of the protocol. A lost wake-up ends in the time limit. Returns items seen in order: `items` if all
-// is well.
+// The consumer sleeps whenever the ring is empty. The producer pauses at pseudo-random places, so that both meet around
+// every step of the protocol, and often goes on only when its item was taken: then nothing else can make up for a lost
+// wake-up, and the sleep lasts to its limit. Returns items seen in order before that: `items` if all is well.
 inline uint64_t ring_stress_sleep(uint64_t items, uint64_t capacity, uint64_t seed, double limit_s) {
+    using Clock = std::chrono::steady_clock;
     SpscRing<uint64_t> ring(capacity);
     Sleeper sleeper;
     uint64_t seen = 0;
     std::atomic<bool> given_up{false};
     std::thread consumer([&] {
         uint64_t item = 0;
-        while (sleeper.wait(ring, limit_s) == Wait::ready && ring.pop(item) && item == seen) ++seen;
+        for (;;) {
+            const auto start = Clock::now();
+            if (sleeper.wait(ring, limit_s) != Wait::ready) break;
+            if (std::chrono::duration<double>(Clock::now() - start).count() >= limit_s) break;
+            if (!ring.pop(item) || item != seen) break;
+            ++seen;
+        }
         given_up.store(true);
     });
     uint64_t random = seed | 1;
@@ -53,11 +61,10 @@ inline uint64_t ring_stress_sleep(uint64_t items, uint64_t capacity, uint64_t se
         if (ring.push(next)) {
             ++next;
             if (sleeper.take()) sleeper.wake();
-        } else {
-            std::this_thread::yield();
         }
         random ^= random << 13, random ^= random >> 7, random ^= random << 17;
-        for (volatile uint64_t pause = random % 4 ? 0 : random % 1024; pause; pause = pause - 1) {}
+        while (random % 4 && ring.size() && !given_up.load()) std::this_thread::yield();
+        for (volatile uint64_t pause = random % 8 ? random / 8 % 128 : 0; pause; pause = pause - 1) {}
     }
     sleeper.close();
     consumer.join();

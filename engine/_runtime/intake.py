@@ -7,9 +7,9 @@ Laws
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
-import trio
 
 from engine._runtime.channel import ReceiveChannel, SendChannel
 from engine._runtime.coordinator import Coordinator
@@ -17,7 +17,7 @@ from engine._runtime.worker import Dedicated
 from engine.batch import Batch
 from engine.errors import EngineError, SourceError
 from engine.progress import Barrier, Offset
-from engine.source import Reader
+from engine.source import Read, Reader
 
 __all__ = ["Arrival", "Counters", "Intake", "read_source"]
 
@@ -43,22 +43,34 @@ async def read_source(
     name: str, reader: Reader, thread: Dedicated, send: SendChannel[Arrival | Barrier], coordinator: Coordinator | None
 ) -> None:
     """Read one source to its end and send what it gives. Cancelled while a read blocks, it leaves that read behind."""
-    while True:
-        if coordinator is not None:
-            await coordinator.admitted()
-        try:
-            read = await thread.run(reader.read, abandon_on_cancel=True)
-        except (EngineError, trio.Cancelled):
+    reading = False
+    try:
+        while True:
+            if coordinator is not None:
+                await coordinator.admitted()
+            reading = True
+            read = await thread.run(partial(_read, name, reader), abandon_on_cancel=True)
+            reading = False
+            if read is None:
+                return
+            batch = Batch(read.rows, read.origin)
+            await send.send(Arrival(name, batch, read.offset), rows=batch.row_count, size_bytes=batch.size_bytes)
+            if coordinator is not None:
+                coordinator.received(batch.row_count, batch.size_bytes)
+    finally:
+        # A reader that is still reading belongs to the thread that was left behind with it.
+        if not reading:
+            reader.close()
+
+
+def _read(name: str, reader: Reader) -> Read | None:
+    try:
+        return reader.read()
+    except Exception as error:
+        reader.close()
+        if isinstance(error, EngineError):
             raise
-        except Exception as error:
-            raise SourceError(f"{name}: reading failed: {type(error).__name__}: {error}", source=name) from error
-        if read is None:
-            break
-        batch = Batch(read.rows, read.origin)
-        await send.send(Arrival(name, batch, read.offset), rows=batch.row_count, size_bytes=batch.size_bytes)
-        if coordinator is not None:
-            coordinator.received(batch.row_count, batch.size_bytes)
-    await trio.to_thread.run_sync(reader.close)
+        raise SourceError(f"{name}: reading failed: {type(error).__name__}: {error}", source=name) from error
 
 
 class Intake:

@@ -72,6 +72,8 @@ async def execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
     memory_bytes = options.memory_bytes()
     if faults := pipeline.graph.faults(durable=durable):
         raise PipelineError(faults, pipeline=pipeline.name)
+    if isinstance(sink, OutputFiles):
+        sink.pipeline = pipeline.name
     with contextlib.ExitStack() as stack:
         storage = options.storage or Storage()
         state = None

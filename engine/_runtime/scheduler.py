@@ -167,7 +167,10 @@ class Scheduler:
         except BaseExceptionGroup as error:
             # Each task records its failure itself; what is left here is cancellation's doing, or our own fault.
             if self.failure is None:
-                self.failure = _root(error)
+                cause = _root(error)
+                if isinstance(cause, trio.Cancelled):
+                    raise
+                self.failure = cause
 
     async def _open(self, workers: Workers, thread: Dedicated) -> None:
         last = self._state.recovery.last_commit if self._state is not None else None

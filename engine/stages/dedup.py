@@ -6,19 +6,22 @@ Laws
     - What was seen becomes durable with the epoch: never before the rows are safe, never after.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import pyarrow as pa
 
 from engine.batch import Batch
-from engine.errors import PipelineError, missing_column
+from engine.errors import PipelineError, StateError, missing_column
 from engine.stage import StageState, Surroundings
 from engine.stages.hash_partitioner import column_indices
 from engine.stages.key_window import KeyWindow
 
 __all__ = ["Dedup"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class DedupTransform:
     concurrency = 1
 
     def __init__(self, stage: Dedup, schema: pa.Schema, surroundings: Surroundings) -> None:
+        self._name = stage.name
         self._surroundings = surroundings
         self._duplicates = 0
         self._null_keys = 0
@@ -101,22 +105,32 @@ class DedupTransform:
         return [await self._surroundings.offload(self._probe, batch)]
 
     def _probe(self, batch: Batch) -> Batch:
-        probe = self._window.probe_batch(batch.rows, batch.selection)
+        probe = self._on_disk(self._window.probe_batch, batch.rows, batch.selection)
         self._duplicates += probe.duplicates
         self._null_keys += probe.null_keys
         return batch.narrowed(probe.selection, probe.selected)
 
+    def _on_disk(self, fn: Callable[..., T], *args: object) -> T:
+        """Call what may touch the window's files. Raises StateError where the file system refuses."""
+        try:
+            return fn(*args)
+        except OSError as error:
+            raise StateError(
+                f"{self._name}: the keys in {self._surroundings.directory} cannot be read or written: {error}\n"
+                "  Everything before the last commit is safe. Make room or mend the disk, and run again."
+            ) from error
+
     async def snapshot(self) -> StageState:
         """The keys seen so far, durable."""
-        return await self._surroundings.offload(self._window.snapshot)
+        return await self._surroundings.offload(self._on_disk, self._window.snapshot)
 
     async def restore(self, state: StageState) -> None:
         """Exactly the keys that ``snapshot`` described. Raises CorruptState."""
-        await self._surroundings.offload(self._window.restore, state)
+        await self._surroundings.offload(self._on_disk, self._window.restore, state)
 
     async def release(self, state: StageState) -> None:
         """Delete files that only checkpoints before ``state`` need."""
-        await self._surroundings.offload(self._window.release, state)
+        await self._surroundings.offload(self._on_disk, self._window.release, state)
 
     def statistics(self) -> Mapping[str, int]:
         """Rows dropped, rows with a null key, and the bytes that the window holds in memory."""
