@@ -40,6 +40,8 @@ extensions = [
 ]
 
 setup(
+    # Each kernel is a file of its own: they compile side by side.
+    options={"build_ext": {"parallel": True}},
     ext_modules=cythonize(
         extensions,
         include_path=[str(SOURCES)],

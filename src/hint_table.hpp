@@ -167,15 +167,13 @@ class HintTable {
     uint64_t splits() const noexcept { return splits_; }
     size_t bytes() const noexcept { return static_cast<size_t>(bucket_count() + overflow_made_) * sizeof(HintBucket); }
 
-    void prefetch(uint32_t fingerprint) const noexcept {
-        const HintBucket& bucket = pages_[home(fingerprint)];
-        prefetch_write(&bucket);
-        prefetch_write(bucket.positions);
-    }
+    void prefetch(uint32_t fingerprint) const noexcept { prefetch_bucket(pages_[home(fingerprint)]); }
 
-    // Once the bucket is near: asks for the id that its first matching hint points to.
+    // Once the bucket is near: asks for its first overflow bucket, and for the id that its first matching hint points
+    // to.
     void prefetch_id(uint32_t fingerprint, const IdRing& ring, const LiveRange& live) const noexcept {
         const HintBucket& bucket = pages_[home(fingerprint)];
+        if (bucket.next) prefetch_bucket(overflow_[bucket.next - 1]);
         const uint32_t mask = equal_lanes(bucket, fingerprint) & ((1u << bucket.used) - 1);
         if (!mask) return;
         const uint64_t position = live.whole(bucket.positions[lowest_bit(mask)]);
@@ -259,6 +257,11 @@ class HintTable {
         uint32_t fingerprint;
         uint32_t position;
     };
+
+    static void prefetch_bucket(const HintBucket& bucket) noexcept {
+        prefetch_write(bucket.fingerprints);
+        prefetch_write(bucket.positions);
+    }
 
     static void clear(HintBucket& bucket) noexcept {
         bucket.used = 0;

@@ -105,7 +105,8 @@ def test_what_the_module_raises_passes_through(directory):
 
 
 def test_an_error_of_ours_names_the_line(directory):
-    write(directory / "house_jobs.py", '\nfrom engine.pipeline import Pipeline\npipeline = Pipeline("no/name")\n')
+    text = 'from engine.pipeline import Pipeline\ndef build():\n    return Pipeline("no/name")\npipeline = build()\n'
+    write(directory / "house_jobs.py", text)
     with pytest.raises(PipelineError) as caught:
         load_pipeline("house_jobs:pipeline")
     assert caught.value.__notes__ == [f"  {directory / 'house_jobs.py'}:3, while loading house_jobs:pipeline"]
