@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import trio
 
 from engine._core import pool
+from engine._runtime.arrow_memory import arrow_memory
 from engine._runtime.budget import MINIMUM_BYTES
 from engine._runtime.coordinator import Cadence, counts, partition_counts
 from engine._runtime.progress_watch import watch
@@ -75,6 +76,7 @@ async def execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
     if isinstance(sink, OutputFiles):
         sink.pipeline = pipeline.name
     with contextlib.ExitStack() as stack:
+        stack.enter_context(arrow_memory())
         storage = options.storage or Storage()
         state = None
         scratch = ""

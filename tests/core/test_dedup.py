@@ -94,6 +94,7 @@ def test_every_answer_is_that_of_the_history(batches, within, timed, start, hint
             window.abort(token)
             del pending[len(pending) // 2 :]
             del history.rows[before:]
+            clock = max([0, *(past for _, past in history.rows[-1:])])
         assert window.tail == start + len(history.rows)
 
 
@@ -155,6 +156,13 @@ def test_marks_of_an_aborted_token_are_gone_from_runs_too():
     third, mask = window.probe(ids_of([3, 1]), 2)
     assert mask == b"\1\0"
     assert third > second
+
+
+def test_an_abort_takes_the_clock_back():
+    window = DedupWindow(seed=SEED, within=10, timed=True)
+    window.commit(window.probe(ids_of([1]), 1, clock=array.array("q", [0]))[0])
+    window.abort(window.probe(ids_of([2]), 1, clock=array.array("q", [1000]))[0])
+    assert window.probe(ids_of([1, 2, 1]), 3, clock=array.array("q", [5, 5, 11]))[1] == b"\0\1\0"
 
 
 def test_tokens_commit_in_the_order_of_their_probes():
