@@ -196,9 +196,9 @@ class DedupWindow {
         uint64_t horizon;
         uint32_t row;
     };
-    static constexpr size_t kBucketAhead =
-        28;                                 // rows between asking for a bucket and using it: about one memory latency
-    static constexpr size_t kIdAhead = 12;  // and between asking for the id that a hint points to and comparing it
+    // Rows between asking memory for something and using it. Asking goes in tight loops over whole groups: a prefetch that
+    // waits for its address translation holds up what follows it, and only in a tight loop is that the next prefetch.
+    static constexpr size_t kGroup = 32;
 
     // Fills rows_ with the rows to probe (empty = all of them) and the mask of the others; returns how many there are.
     size_t choose_rows(Tally& tally) {
@@ -223,6 +223,15 @@ class DedupWindow {
 
     size_t row_of(size_t i) const noexcept { return all_rows_ ? i : rows_[i]; }
 
+    // Before the group of rows that begins at `i`: asks for the buckets of the group after the next one, and for what the
+    // buckets of the next one point to.
+    void ask_ahead(size_t i, size_t count) const noexcept {
+        const size_t near = std::min(i + kGroup, count), middle = std::min(near + kGroup, count);
+        const size_t far = std::min(middle + kGroup, count);
+        for (size_t k = i == 0 ? 0 : middle; k < far; ++k) recent_.prefetch(hashes_[k]);
+        for (size_t k = i == 0 ? 0 : near; k < middle; ++k) recent_.prefetch_id(hashes_[k], oldest_);
+    }
+
     void sight_rows(size_t count, bool has_runs) {
         Token& token = tokens_.back();
         hashes_.resize(count);
@@ -234,8 +243,7 @@ class DedupWindow {
             hashes_[i] = hash_id(load_id(batch_.ids + row_of(i) * sizeof(Id)), recent_.seed());
         const int64_t* clock = horizon_.timed() ? batch_.clock : nullptr;
         for (size_t i = 0; i < count; ++i) {
-            if (i + kBucketAhead < count) recent_.prefetch(hashes_[i + kBucketAhead]);
-            if (i + kIdAhead < count) recent_.prefetch_id(hashes_[i + kIdAhead], oldest_);
+            if (i % kGroup == 0) ask_ahead(i, count);
             const size_t row = row_of(i);
             const uint64_t position = recent_.tail();
             const uint64_t horizon = horizon_.advance(position, clock ? clock[row] : 0);
@@ -259,8 +267,7 @@ class DedupWindow {
         hashes_.resize(count);
         for (size_t i = 0; i < count; ++i) hashes_[i] = hash_id(load_id(ids + i * sizeof(Id)), recent_.seed());
         for (size_t i = 0; i < count; ++i) {
-            if (i + kBucketAhead < count) recent_.prefetch(hashes_[i + kBucketAhead]);
-            if (i + kIdAhead < count) recent_.prefetch_id(hashes_[i + kIdAhead], oldest_);
+            if (i % kGroup == 0) ask_ahead(i, count);
             recent_.sight(load_id(ids + i * sizeof(Id)), hashes_[i], oldest_);
         }
     }

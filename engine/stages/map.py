@@ -10,7 +10,7 @@ Laws
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, cast
 
@@ -38,6 +38,8 @@ class Map:
     concurrency: int = 1
     retry: Retry = NO_RETRY
     timeout_s: float | None = None
+    _learned: list[tuple[pa.Schema, pa.Schema]] = field(default_factory=list, init=False, repr=False)
+    """The schema that the function showed on zero rows, behind that of the rows: asking twice may cost a model's load."""
 
     @property
     def name(self) -> str:
@@ -49,6 +51,14 @@ class Map:
         self._check_options()
         if self.schema is not None:
             return self.schema
+        for known, learned in self._learned:
+            if known.equals(schema, check_metadata=True):
+                return learned
+        learned = self._learn(schema)
+        self._learned.append((schema, learned))
+        return learned
+
+    def _learn(self, schema: pa.Schema) -> pa.Schema:
         empty = pa.RecordBatch.from_arrays([pa.array([], type=field.type) for field in schema], schema=schema)
         try:
             returned = self._call_once(empty)
@@ -68,7 +78,7 @@ class Map:
 
     def open(self, schema: pa.Schema, surroundings: Surroundings) -> "MapTransform":
         """The function in one lane."""
-        return MapTransform(self, self.schema or self.output_schema(schema), surroundings)
+        return MapTransform(self, self.output_schema(schema), surroundings)
 
     def function(self) -> MapFunction:
         """The function itself, or a new instance of the class."""

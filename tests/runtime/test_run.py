@@ -152,9 +152,12 @@ class TestMap:
             def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
                 return rows
 
-        pipeline = engine.Pipeline("x").read(self.rows).key_by("id", partitions=3).map(Stamp, schema=SCHEMA)
-        assert engine.collect(pipeline).num_rows == 100
+        keyed = engine.Pipeline("x").read(self.rows).key_by("id", partitions=3)
+        assert engine.collect(keyed.map(Stamp, schema=SCHEMA)).num_rows == 100
         assert len(made) == 3
+        made.clear()
+        assert engine.collect(keyed.map(Stamp)).num_rows == 100
+        assert len(made) == 1 + 3  # One more, to learn the schema.
 
     def test_lists_tables_and_other_libraries_batches(self) -> None:
         assert self.collected(lambda rows: [rows, rows]).num_rows == 200
