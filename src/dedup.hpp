@@ -196,8 +196,9 @@ class DedupWindow {
         uint64_t horizon;
         uint32_t row;
     };
-    // Rows between asking memory for something and using it. Asking goes in tight loops over whole groups: a prefetch that
-    // waits for its address translation holds up what follows it, and only in a tight loop is that the next prefetch.
+    // Rows between asking memory for something and using it. Asking goes in tight loops over whole groups: a prefetch
+    // that waits for its address translation holds up what follows it, and only in a tight loop is that the next
+    // prefetch.
     static constexpr size_t kGroup = 32;
 
     // Fills rows_ with the rows to probe (empty = all of them) and the mask of the others; returns how many there are.
@@ -223,8 +224,8 @@ class DedupWindow {
 
     size_t row_of(size_t i) const noexcept { return all_rows_ ? i : rows_[i]; }
 
-    // Before the group of rows that begins at `i`: asks for the buckets of the group after the next one, and for what the
-    // buckets of the next one point to.
+    // Before the group of rows that begins at `i`: asks for the buckets of the group after the next one, and for what
+    // the buckets of the next one point to.
     void ask_ahead(size_t i, size_t count) const noexcept {
         const size_t near = std::min(i + kGroup, count), middle = std::min(near + kGroup, count);
         const size_t far = std::min(middle + kGroup, count);

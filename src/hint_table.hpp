@@ -1,4 +1,5 @@
 // Hints: where in the ring of ids a key was last seen, in eight bytes a key.
+// A bucket is one cache line: what a probe costs is the number of lines that it has to wait for.
 //
 // Laws
 // - A hint is (fingerprint, position), 32 bits each. It is believed only after the whole id in the ring at that
@@ -44,26 +45,24 @@ inline uint32_t lowest_bit(uint32_t mask) noexcept {
 #endif
 }
 
-constexpr uint32_t kLanes = 15;
+constexpr uint32_t kLanes = 7;
 
-struct alignas(128) HintBucket {
+struct alignas(64) HintBucket {
     uint32_t fingerprints[kLanes];
     uint32_t used;  // lanes [0, used) hold hints, live or not
     uint32_t positions[kLanes];
     uint32_t next;  // number of the overflow bucket + 1, 0 = none
 };
-static_assert(sizeof(HintBucket) == 128, "two cache lines");
+static_assert(sizeof(HintBucket) == 64, "one cache line");
 
-// Lanes whose fingerprint is `value`; the 16th lane's bit is meaningless.
+// Lanes whose fingerprint is `value`; the 8th lane's bit is meaningless.
 inline uint32_t equal_lanes(const HintBucket& bucket, uint32_t value) noexcept {
 #ifdef ENGINE_HINTS_SSE2
     const __m128i* lanes = reinterpret_cast<const __m128i*>(bucket.fingerprints);
     const __m128i wanted = _mm_set1_epi32(static_cast<int>(value));
-    const __m128i low = _mm_packs_epi32(_mm_cmpeq_epi32(_mm_load_si128(lanes), wanted),
-                                        _mm_cmpeq_epi32(_mm_load_si128(lanes + 1), wanted));
-    const __m128i high = _mm_packs_epi32(_mm_cmpeq_epi32(_mm_load_si128(lanes + 2), wanted),
-                                         _mm_cmpeq_epi32(_mm_load_si128(lanes + 3), wanted));
-    return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(low, high)));
+    const __m128i equal = _mm_packs_epi32(_mm_cmpeq_epi32(_mm_load_si128(lanes), wanted),
+                                          _mm_cmpeq_epi32(_mm_load_si128(lanes + 1), wanted));
+    return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(equal, equal))) & 0xffu;
 #else
     uint32_t mask = 0;
     for (uint32_t i = 0; i < kLanes; ++i) mask |= static_cast<uint32_t>(bucket.fingerprints[i] == value) << i;
@@ -71,18 +70,18 @@ inline uint32_t equal_lanes(const HintBucket& bucket, uint32_t value) noexcept {
 #endif
 }
 
-// Lanes whose position is not among the `span` positions that end with `newest`; the 16th lane's bit is meaningless.
+// Lanes whose position is not among the `span` positions that end with `newest`; the 8th lane's bit is meaningless.
 inline uint32_t expired_lanes(const HintBucket& bucket, uint32_t newest, uint32_t span) noexcept {
 #ifdef ENGINE_HINTS_SSE2
     const __m128i* lanes = reinterpret_cast<const __m128i*>(bucket.positions);
     const __m128i sign = _mm_set1_epi32(static_cast<int>(0x80000000u));
     const __m128i from = _mm_set1_epi32(static_cast<int>(newest));
     const __m128i limit = _mm_xor_si128(_mm_set1_epi32(static_cast<int>(span)), sign);
-    __m128i live[4];
-    for (int i = 0; i < 4; ++i)
+    __m128i live[2];
+    for (int i = 0; i < 2; ++i)
         live[i] = _mm_cmplt_epi32(_mm_xor_si128(_mm_sub_epi32(from, _mm_load_si128(lanes + i)), sign), limit);
-    const __m128i packed = _mm_packs_epi16(_mm_packs_epi32(live[0], live[1]), _mm_packs_epi32(live[2], live[3]));
-    return ~static_cast<uint32_t>(_mm_movemask_epi8(packed)) & 0xffffu;
+    const __m128i packed = _mm_packs_epi32(live[0], live[1]);
+    return ~static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(packed, packed))) & 0xffu;
 #else
     uint32_t mask = 0;
     for (uint32_t i = 0; i < kLanes; ++i) mask |= static_cast<uint32_t>(newest - bucket.positions[i] >= span) << i;
@@ -93,7 +92,7 @@ inline uint32_t expired_lanes(const HintBucket& bucket, uint32_t newest, uint32_
 // Fixed pages of buckets: growing never moves a bucket.
 class BucketPages {
   public:
-    static constexpr uint32_t kPageBits = 14;  // 2 MiB a page
+    static constexpr uint32_t kPageBits = 15;  // 2 MiB a page
     ~BucketPages() { shrink(0); }
     BucketPages() = default;
     BucketPages(const BucketPages&) = delete;
@@ -144,9 +143,9 @@ struct LiveRange {
 
 class HintTable {
   public:
-    // Hints a bucket that the table aims at: low enough that few buckets overflow while unsplit ones hold twice as many
-    // as split ones.
-    static constexpr uint64_t kFill = 9;
+    // Hints a bucket that the table aims at: few enough that few buckets overflow, although with linear hashing those
+    // that are not split yet hold twice as many as those that are.
+    static constexpr uint64_t kFill = 4;
 
     struct Match {
         HintBucket* bucket = nullptr;
@@ -258,10 +257,7 @@ class HintTable {
         uint32_t position;
     };
 
-    static void prefetch_bucket(const HintBucket& bucket) noexcept {
-        prefetch_write(bucket.fingerprints);
-        prefetch_write(bucket.positions);
-    }
+    static void prefetch_bucket(const HintBucket& bucket) noexcept { prefetch_write(&bucket); }
 
     static void clear(HintBucket& bucket) noexcept {
         bucket.used = 0;

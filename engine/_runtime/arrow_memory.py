@@ -1,9 +1,9 @@
 """Which allocator Arrow uses while a pipeline runs.
 
-Measured on the whole job of 10 million rows with two worker threads: mimalloc, Arrow's usual choice, keeps some 100 MB that
-were freed on other threads than they were allocated on, and costs a tenth more CPU than jemalloc. Buffers move between
-threads all the time here, so jemalloc is used for the time of a run where Arrow was built with it. Buffers that outlive the
-run remember their own pool.
+Measured on the whole job of 10 million rows with two worker threads: mimalloc, Arrow's usual choice, keeps some 100 MB
+that were freed on other threads than they were allocated on, and costs a tenth more CPU than jemalloc. Buffers move
+between threads all the time here, so jemalloc is used for the time of a run where Arrow was built with it. Buffers that
+outlive the run remember their own pool.
 """
 
 from collections.abc import Iterator

@@ -120,7 +120,8 @@ class Deduplicator:
         rows = _record_batch(batch)
         self._find_columns(rows.schema)
         token, found = self._window.probe_open(rows)
-        mask = pa.array(np.frombuffer(found.selection, dtype=np.bool_))
+        bits = np.packbits(np.frombuffer(found.selection, dtype=np.uint8), bitorder="little")
+        mask = pa.BooleanArray.from_buffers(pa.bool_(), rows.num_rows, [None, pa.py_buffer(bits)])
         return Deduplicated(mask, found.fresh, found.duplicates, found.null_keys, token)
 
     def _find_columns(self, schema: pa.Schema) -> None:

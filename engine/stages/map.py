@@ -39,7 +39,7 @@ class Map:
     retry: Retry = NO_RETRY
     timeout_s: float | None = None
     _learned: list[tuple[pa.Schema, pa.Schema]] = field(default_factory=list, init=False, repr=False)
-    """The schema that the function showed on zero rows, behind that of the rows: asking twice may cost a model's load."""
+    """What the function showed on zero rows, for each schema of rows: asking again may cost a model's load."""
 
     @property
     def name(self) -> str:

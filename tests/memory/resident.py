@@ -1,7 +1,7 @@
 """Runs the main job on generated rows and prints the largest anonymous resident memory of the process, in bytes.
 
-Usage: resident.py DIRECTORY ROWS MEMORY WITHIN. Anonymous memory is what the process itself holds: files in the page cache
-do not count.
+Usage: resident.py DIRECTORY ROWS MEMORY WITHIN. Anonymous memory is what the process itself holds: files in the page
+cache do not count.
 """
 
 import sys
