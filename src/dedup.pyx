@@ -1,8 +1,8 @@
 """The dedup window: exact, bounded, undoable; recent keys in memory, older ones in sealed runs that the caller reads.
 
-Laws: one owner at a time; the GIL is released while rows are probed; foreign buffers are only read, and held only during
-a call, but for the filters of `set_runs`; no I/O: what a sealed run knows comes in through `resolve`. Algorithm and
-invariants: `dedup.hpp`, `lru.hpp`, `horizon.hpp`.
+Laws: one owner at a time; the GIL is released while rows are probed; foreign buffers are only read, and held only
+during a call, but for the filters of `set_runs`; no I/O: what a sealed run knows comes in through `resolve`.
+Algorithm and invariants: `dedup.hpp`, `lru.hpp`, `horizon.hpp`.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer

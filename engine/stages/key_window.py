@@ -367,6 +367,6 @@ def _clock_values(rows: pa.RecordBatch, column: int) -> "Buffer":
         micros = pc.cast(values, pa.timestamp("us", values.type.tz), safe=not finer).cast(pa.int64())
     except pa.ArrowInvalid as error:
         raise InputError(f'dedup: by="{name}" holds a time outside the years that microseconds can say') from error
-    if micros.null_count:
-        micros = micros.fill_null(NO_CLOCK)
-    return micros.to_numpy(zero_copy_only=False)
+    filled: Any = micros.fill_null(NO_CLOCK) if micros.null_count else micros
+    numbers: Buffer = filled.to_numpy(zero_copy_only=False)
+    return numbers
