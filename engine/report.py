@@ -102,7 +102,7 @@ class Report:
         return f"   partitions min {short_count(smallest)}, max {short_count(largest)}"
 
     def _facts(self) -> list[str]:
-        facts = [f"{self.rows_per_s / 1e6:.1f} M rows/s", f"peak {format_bytes(self.peak_memory_bytes)}"]
+        facts = [_rate(self.rows_per_s), f"peak {format_bytes(self.peak_memory_bytes)}"]
         if self.state is not None:
             facts.append("1 epoch" if self.epochs == 1 else f"{self.epochs:,} epochs")
         if self.output is not None:
@@ -111,6 +111,10 @@ class Report:
         if self.state is not None:
             facts.append(f"state {self.state}")
         return facts
+
+
+def _rate(rows_per_s: float) -> str:
+    return f"{rows_per_s / 1e6:.1f} M rows/s" if rows_per_s >= 1e6 else f"{short_count(round(rows_per_s))} rows/s"
 
 
 def short_count(count: int) -> str:

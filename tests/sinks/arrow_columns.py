@@ -92,3 +92,12 @@ NOT_IN_PARQUET = {
         pa.array([0, 1, 0, 1], pa.int8()), pa.array([0, 0, 1, 1], pa.int32()), [pa.array([1, 2]), pa.array(["a", "b"])]
     ),
 }
+
+
+def values_of(rows):
+    """The rows as plain values, by column; nanoseconds as integers, for Python has no times as fine."""
+    found = {}
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        fine = pa.types.is_time64(column.type) or pa.types.is_timestamp(column.type)
+        found[name] = (column.cast(pa.int64()) if fine else column).to_pylist()
+    return found
