@@ -82,7 +82,7 @@ class Report:
         resumed = f", resumed at epoch {self.resumed_at_epoch}" if self.resumed_at_epoch is not None else ""
         lines = [
             f"{self.pipeline}: complete, {self.guarantee}{resumed}",
-            f"{'':<10}{'this run':>13}{'total':>13}",
+            f"{'':<10}{'this run':>12}{'total':>13}",
             self._line("rows in", self.this_run.rows_in, self.total.rows_in),
             self._line("duplicates", self.this_run.duplicates, self.total.duplicates)
             + f"   (null keys kept: {self.total.null_keys:,})",
@@ -93,7 +93,7 @@ class Report:
 
     @staticmethod
     def _line(name: str, this_run: int, total: int) -> str:
-        return f"{name:<10}{this_run:>13,}{total:>13,}"
+        return f"{name:<10}{this_run:>12,}{total:>13,}"
 
     def _partitions(self) -> str:
         if len(self.rows_by_partition) < 2:
