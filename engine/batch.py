@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from engine._core.partition import gather
 
-__all__ = ["Batch", "Origin", "Selection"]
+__all__ = ["Batch", "Origin", "Selection", "zero_rows"]
 
 Selection = Any
 """A buffer of one byte a row, 1 for a row that is still wanted."""
@@ -73,3 +73,9 @@ class Batch:
     def with_rows(self, rows: pa.RecordBatch) -> "Batch":
         """Other rows made of these, all of them wanted."""
         return Batch(rows, self.origin)
+
+
+def zero_rows(schema: pa.Schema) -> pa.RecordBatch:
+    """A record batch of no rows. Made of nulls, as ``pyarrow.array`` imports pandas where that is installed."""
+    columns = [pa.nulls(0, field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -3,7 +3,7 @@
     one half     the keys that dedup keeps in memory, and the Bloom filters of its sealed runs
     one quarter  rows that sinks buffer until a row group is full
     one eighth   rows that wait in channels
-    one eighth   rows that are being worked on, and idle buffers
+    one eighth   rows that the exchange holds back, and idle buffers
 
 A share is split evenly among those who take part in it, so that no sum of them passes the budget.
 """
@@ -38,6 +38,11 @@ class Budget:
     def channel_bytes(self) -> int:
         """What may wait in one channel; a larger batch passes alone."""
         return self.total_bytes // 8 // max(1, self.channels)
+
+    @property
+    def exchange_bytes(self) -> int:
+        """What small pieces of batches may keep alive while they wait for others."""
+        return self.total_bytes // 16
 
     @property
     def idle_bytes(self) -> int:

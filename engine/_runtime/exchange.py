@@ -4,6 +4,8 @@ Laws
     - Stable: rows of one partition keep their order. The wanted rows of a batch are gathered here, once for all
       columns.
     - Small pieces are held back and travel together; a barrier, the end, or a moment without input sends them on.
+    - A piece keeps the whole batch alive that it was cut from. So all pieces leave together when the batches they came
+      from reach a bound: a partition that gets few rows cannot hold on to more.
     - A barrier goes to every partition, behind all rows that came before it.
 """
 
@@ -21,8 +23,11 @@ from engine.stage import Offload
 
 __all__ = ["Exchange"]
 
-TRAVEL_ROWS = 4_096
-"""Pieces of fewer rows wait for others of their partition: below this a hop costs more than the copy."""
+TRAVEL_ROWS = 32_768
+"""Pieces of fewer rows wait for others of their partition: below this the hops cost more than the copy."""
+
+HELD_ROWS = 4 * 65_536
+"""Rows that are split before all pieces leave, however small."""
 
 LINGER_S = 0.02
 """How long a piece waits when no input comes."""
@@ -31,11 +36,21 @@ LINGER_S = 0.02
 class Exchange:
     """Splits each batch by the hash of its key columns and sends the pieces to the lanes."""
 
-    def __init__(self, columns: Sequence[int], sends: Sequence[SendChannel[Batch | Barrier]], offload: Offload) -> None:
+    def __init__(
+        self,
+        columns: Sequence[int],
+        sends: Sequence[SendChannel[Batch | Barrier]],
+        offload: Offload,
+        *,
+        memory_bytes: int,
+    ) -> None:
         self._partitioner = Partitioner(list(columns), len(sends))
         self._sends = sends
         self._offload = offload
+        self._memory_bytes = memory_bytes
         self._waiting: list[list[Batch]] = [[] for _ in sends]
+        self._held_rows = 0
+        self._held_bytes = 0
 
     async def run(self, receive: ReceiveChannel[Batch | Barrier]) -> None:
         """Move rows until the channel ends."""
@@ -66,15 +81,20 @@ class Exchange:
                 waiting.append(batch.with_rows(piece))
                 if sum(held.rows.num_rows for held in waiting) >= TRAVEL_ROWS:
                     await self._send(partition)
+        self._held_rows += batch.row_count
+        self._held_bytes += batch.size_bytes
+        if self._held_rows >= HELD_ROWS or self._held_bytes >= self._memory_bytes:
+            await self._send_waiting()
 
     async def _send_waiting(self) -> None:
         for partition, waiting in enumerate(self._waiting):
             if waiting:
                 await self._send(partition)
+        self._held_rows = self._held_bytes = 0
 
     async def _send(self, partition: int) -> None:
         pieces, self._waiting[partition] = self._waiting[partition], []
-        batch = pieces[0] if len(pieces) == 1 else _joined(pieces)
+        batch = pieces[0] if len(pieces) == 1 else await self._offload(_joined, pieces)
         await self._sends[partition].send(batch, rows=batch.row_count, size_bytes=batch.size_bytes)
 
 

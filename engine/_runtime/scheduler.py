@@ -273,7 +273,9 @@ class Scheduler:
         heads = [self._channel(self._back[0].stage.name if self._back else "sink") for _ in range(key_by.partitions)]
         columns = column_indices(key_by.keys, self._key_schema, stage="key_by")
         depth = len(self._front) + 1
-        exchange = Exchange(columns, [send for send, _ in heads], _offload(workers, depth))
+        exchange = Exchange(
+            columns, [send for send, _ in heads], _offload(workers, depth), memory_bytes=self.budget.exchange_bytes
+        )
         start(partial(exchange.run, received))
         for partition, (_, head) in enumerate(heads):
             received = head

@@ -113,7 +113,7 @@ def _sample(column: Any) -> Any:
         starts = np.linspace(0, length - RUN_ROWS, RUNS).astype(int)
         pieces = [chunk for start in starts for chunk in column.slice(int(start), RUN_ROWS).chunks]
     pieces = [_plain(piece) for piece in pieces]
-    return pa.concat_arrays(pieces) if pieces else pa.array([], column.type)
+    return pa.concat_arrays(pieces) if pieces else pa.nulls(0, column.type)
 
 
 def _plain(piece: Any) -> Any:

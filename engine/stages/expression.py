@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.batch import zero_rows
 from engine.errors import PipelineError
 
 __all__ = ["first_line", "project"]
@@ -52,5 +53,4 @@ def project(
     batches = projected.to_batches()
     if batches:
         return batches[0]
-    empty = [pa.array([], type=field.type) for field in projected.schema]
-    return pa.RecordBatch.from_arrays(empty, schema=projected.schema)
+    return zero_rows(projected.schema)

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pyarrow as pa
 import trio
 
-from engine.batch import Batch
+from engine.batch import Batch, zero_rows
 from engine.errors import PipelineError, StageError
 from engine.retry import NO_RETRY, Retry
 from engine.stage import StageState, Surroundings
@@ -59,9 +59,8 @@ class Map:
         return learned
 
     def _learn(self, schema: pa.Schema) -> pa.Schema:
-        empty = pa.RecordBatch.from_arrays([pa.array([], type=field.type) for field in schema], schema=schema)
         try:
-            returned = self._call_once(empty)
+            returned = self._call_once(zero_rows(schema))
             batches = _as_batches(returned)
         except Exception as error:
             raise PipelineError(
