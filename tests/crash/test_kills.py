@@ -20,6 +20,7 @@ from crash.nursery_of_kills import KILLED, Onlooker, Zygote
 from engine.testing.workload import redeliver
 
 FILES = 50
+MOST_ROUNDS = 20
 
 GAPS = (
     "commit.barrier",
@@ -88,6 +89,7 @@ class Campaign:
     def run(self, plan: list[Kill]) -> None:
         remaining = list(plan)
         while remaining:
+            assert self.tally.rounds < MOST_ROUNDS, f"these kills are never reached: {remaining}"
             self._round(remaining)
 
     def _round(self, remaining: list[Kill]) -> None:
