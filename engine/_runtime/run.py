@@ -23,6 +23,7 @@ from engine._core import pool
 from engine._runtime.arrow_memory import arrow_memory
 from engine._runtime.budget import MINIMUM_BYTES
 from engine._runtime.coordinator import Cadence, counts, partition_counts
+from engine._runtime.failure import root_cause
 from engine._runtime.progress_watch import watch
 from engine._runtime.scheduler import Scheduler
 from engine.byte_size import ByteSize, format_bytes, parse_bytes
@@ -67,6 +68,17 @@ class Options:
 
 async def execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
     """Run ``pipeline`` into ``sink``. Raises EngineError, KeyboardInterrupt, and BaseException of the functions."""
+    try:
+        return await _execute(pipeline, sink, options)
+    except BaseExceptionGroup as group:
+        # An interrupt may strike wherever a nursery is open, also before and after we listen for it.
+        cause = root_cause(group)
+        if isinstance(cause, trio.Cancelled):
+            raise
+        raise cause from None
+
+
+async def _execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
     started_s = monotonic_s()
     durable = options.state is not None
     cadence = options.cadence()

@@ -24,6 +24,7 @@ from engine._runtime.budget import Budget
 from engine._runtime.channel import ReceiveChannel, SendChannel, open_channel
 from engine._runtime.coordinator import Cadence, Coordinator
 from engine._runtime.exchange import Exchange
+from engine._runtime.failure import root_cause
 from engine._runtime.intake import Counters, Intake, read_source
 from engine._runtime.lane import SinkLane, StageLane
 from engine._runtime.worker import Dedicated, Workers
@@ -167,7 +168,7 @@ class Scheduler:
         except BaseExceptionGroup as error:
             # Each task records its failure itself; what is left here is cancellation's doing, or our own fault.
             if self.failure is None:
-                cause = _root(error)
+                cause = root_cause(error)
                 if isinstance(cause, trio.Cancelled):
                     raise
                 self.failure = cause
@@ -338,7 +339,7 @@ class Scheduler:
         try:
             await task()
         except BaseException as error:
-            cause = _root(error)
+            cause = root_cause(error)
             if isinstance(cause, trio.Cancelled):
                 raise
             if self.failure is None:
@@ -354,11 +355,3 @@ class Scheduler:
 def _offload(workers: Workers, depth: int) -> Offload:
     """The worker threads, as a stage at ``depth`` uses them."""
     return partial(workers.run, priority=-depth)
-
-
-def _root(error: BaseException) -> BaseException:
-    """The first error in a group that is no cancellation, where there is one."""
-    while isinstance(error, BaseExceptionGroup):
-        _, errors = error.split(trio.Cancelled)
-        error = (errors or error).exceptions[0]
-    return error

@@ -371,3 +371,13 @@ def test_a_pipeline_with_and_without_a_sink() -> None:
         engine.run(engine.Pipeline("x").read(table([1])))
     with pytest.raises(PipelineError, match=r"run\(\) it"):
         engine.collect(engine.Pipeline("x").read(table([1])).write(sinks.call(print)))
+
+
+def test_an_interrupt_before_anyone_listens_is_no_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*signals: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trio, "open_signal_receiver", interrupted)
+    pipeline = engine.Pipeline("x").read(table([1])).write(sinks.call(lambda rows, token: None))
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(pipeline)
