@@ -31,6 +31,8 @@ class Statistics:
     """Rows in, over the last moments."""
 
     epoch: int
+    """The last one that is committed; 0 before the first."""
+
     seconds_since_commit: float | None
     """None before the first commit of the run."""
 

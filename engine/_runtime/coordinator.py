@@ -101,6 +101,7 @@ class Coordinator:
         self._unsent_rows = 0
         self.epoch: Epoch = state.next_epoch
         self.totals: dict[str, int] = dict(state.recovery.last_commit.counters) if state.recovery.last_commit else {}
+        self.committed: Epoch = state.recovery.last_commit.epoch if state.recovery.last_commit else 0
         self.commits = 0
         self.committed_at_s: float | None = None
 
@@ -221,6 +222,7 @@ class Coordinator:
         self._reach(Event.COMMITTED, cut.epoch)
         await self._finish(commit)
         self.totals = totals
+        self.committed = cut.epoch
         self.commits += 1
         self.committed_at_s = monotonic_s()
         await self._release(cut)

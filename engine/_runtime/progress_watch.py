@@ -71,7 +71,7 @@ class _Watcher:
                 duplicates=duplicates,
                 null_keys=null_keys,
                 rows_per_s=(rows_in - rows_then) / max(now_s - then_s, 1e-9),
-                epoch=coordinator.epoch if coordinator is not None else 0,
+                epoch=coordinator.committed if coordinator is not None else 0,
                 seconds_since_commit=now_s - committed_at_s if committed_at_s is not None else None,
                 memory_bytes=scheduler.memory_bytes(),
                 memory_limit_bytes=self._memory_limit_bytes,

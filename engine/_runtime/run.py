@@ -128,8 +128,8 @@ async def _run(
             await scheduler.run()
     except EngineError as error:
         coordinator = scheduler.coordinator
-        if coordinator is not None and coordinator.commits:
-            error.add_note(f"Everything up to epoch {coordinator.epoch - 1} is committed; the next run resumes there.")
+        if coordinator is not None and coordinator.committed:
+            error.add_note(f"Everything up to epoch {coordinator.committed} is committed; the next run resumes there.")
         raise
     return interrupt.is_set()
 

@@ -349,6 +349,7 @@ class TestDurableRuns:
         assert told[-1].rows_in == 1000
         assert told[-1].rows_out == 1000
         assert told[-1].pipeline == "run"
+        assert told[-1].epoch == 1
 
     def test_what_progress_raises_ends_the_run(self, tmp_path: Path) -> None:
         def fails(statistics: engine.Statistics) -> None:
