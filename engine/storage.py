@@ -20,6 +20,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -372,7 +373,11 @@ class Storage:
                     lock.close()
                     raise
                 if _same_file(descriptor, path):
-                    _write_holder(descriptor)
+                    try:
+                        _write_holder(descriptor)
+                    except OSError:
+                        lock.close()
+                        raise
                     return lock
             lock.close()  # it was deleted between open and flock: what we hold locks nothing
 
@@ -401,7 +406,10 @@ def _read_holder(descriptor: int) -> _Holder:
 
 
 def open_input(path: str) -> pa.NativeFile:
-    """Open a file for reading: seekable, unbuffered, without the GIL. Raises OSError."""
+    """Open a regular file for reading: seekable, unbuffered, without the GIL. Raises OSError."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        # To open a named pipe would wait for its writer, perhaps for ever.
+        raise OSError(errno.EINVAL, "not a regular file", path)
     return pa.OSFile(path, "r")
 
 

@@ -1,6 +1,7 @@
 """Bad input and bad surroundings, through the public API: a clear message, and state and output stay as they were."""
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -267,3 +268,9 @@ def test_a_full_disk(place: Path, room_bytes: int) -> None:
     assert storage.refusals > 0
     run(place)
     assert ids(place) == list(range(200))
+
+
+def test_a_named_pipe_is_no_file(place: Path) -> None:
+    os.mkfifo(place / "in" / "day-03.parquet")
+    with refused(place, EngineError, "day-03.parquet", "not a regular file"):
+        run(place)

@@ -59,6 +59,10 @@ class Options:
 
     def cadence(self) -> Cadence:
         """When commits are due. Raises PipelineError for figures that make no sense."""
+        if not isinstance(self.commit_every_s, int | float):
+            raise PipelineError(f"commit_every_s must be a number of seconds, found {self.commit_every_s!r}")
+        if not isinstance(self.commit_every_bytes, int | None):
+            raise PipelineError(f"commit_every_bytes must be a number of bytes, found {self.commit_every_bytes!r}")
         if not self.commit_every_s > 0:
             raise PipelineError(f"commit_every_s must be above zero, found {self.commit_every_s}")
         if self.commit_every_bytes is not None and self.commit_every_bytes < 1:

@@ -40,8 +40,8 @@ from engine.storage import Storage
 
 __all__ = ["Scheduler"]
 
-CHANNEL_ROWS = 4 * 65_536
-"""Rows that may wait in one channel: a few batches, enough to keep both sides busy."""
+CHANNEL_ROWS = 65_536
+"""Rows that may wait in one channel: a batch. A barrier waits behind them all, so more would only delay commits."""
 
 PREPARE_THREADS = 2
 """Threads that make ended epochs durable: one can encode while the other waits for the disk."""

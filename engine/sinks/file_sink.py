@@ -76,8 +76,9 @@ class FileSink(ABC):
 
     @property
     def name(self) -> str:
-        """The format and the normalised path as it was given: another directory is another sink."""
-        return f"{self.kind}({os.path.normpath(self.location)})"
+        """The format, the normalised path as it was given, and the layout below it: what makes it another sink."""
+        layout = f", by {', '.join(self.partition_by)}" if self.partition_by else ""
+        return f"{self.kind}({os.path.normpath(self.location)}{layout})"
 
     @property
     def guarantee(self) -> Guarantee:

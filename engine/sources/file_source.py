@@ -292,7 +292,7 @@ def _reading(source: FileSource, file: InputFile, row: int) -> Iterator[None]:
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, OSError) and error.errno is not None:
             raise SourceError(
-                f"{file.location}: cannot be read: {os.strerror(error.errno)}.\n  Mend it and run again.",
+                f"{file.location}: cannot be read: {_reason(error)}.\n  Mend it and run again.",
                 source=source.name,
             ) from error
         where = f" behind row {row:,}" if row else ""
@@ -302,3 +302,9 @@ def _reading(source: FileSource, file: InputFile, row: int) -> Iterator[None]:
             f"  {safe} Write the file again, whole, and run again.",
             source=source.name,
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """Why, without the path that Arrow puts into its own errors."""
+    own = error.strerror or ""
+    return os.strerror(error.errno) if error.errno and ("[errno" in own or not own) else own

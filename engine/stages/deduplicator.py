@@ -5,7 +5,7 @@ Laws
       later.
     - A snapshot holds committed keys only, stands alone, and is checksummed; restoring it gives the same answers.
     - Files lie in a private directory, made when memory is short, removed by ``close``.
-    - One owner at a time; the calls may come from any thread.
+    - Calls take turns: threads may share one.
 
 Snapshot (little-endian): magic, format version, bytes of the JSON head, the head, the recent ids, the runs' files,
 CRC32C of everything before it.
@@ -15,11 +15,13 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import wraps
 from types import TracebackType
-from typing import Protocol, Self, cast
+from typing import Concatenate, ParamSpec, Protocol, Self, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +33,9 @@ from engine.stages.key_window import KeyWindow, WindowState, WindowStatistics
 from engine.storage import Storage, random_id
 
 __all__ = ["Deduplicated", "Deduplicator"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _MAGIC = b"engdedup"
 _VERSION = 1
@@ -60,6 +65,17 @@ class Deduplicated:
     """For ``commit`` or ``abort``."""
 
 
+def _in_turn(method: Callable[Concatenate["Deduplicator", P], T]) -> Callable[Concatenate["Deduplicator", P], T]:
+    """Let threads call one after the other: the window itself has a single owner, and its kernels let go of the GIL."""
+
+    @wraps(method)
+    def locked(self: "Deduplicator", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._turn:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
 class Deduplicator:
     """Tells which rows were seen before: exactly, within a window, within a byte budget.
 
@@ -67,7 +83,7 @@ class Deduplicator:
     timestamp column ``by``, or None for ever. ``memory`` bounds recent keys and filters; older keys go to files below
     ``spill`` (default: the system's temporary directory), about 24 bytes a key, removed by ``close``.
 
-    Raises PipelineError for arguments that make no sense.
+    Raises PipelineError for arguments that make no sense. Threads may share it: their calls take turns.
 
     >>> with Deduplicator("id", within=1_000_000) as seen:
     ...     probe = seen.probe(batch)
@@ -96,6 +112,7 @@ class Deduplicator:
         self._columns: tuple[int, ...] = ()
         self._clock: int | None = None
         self._closed = False
+        self._turn = threading.RLock()
         self._window = self._new_window()
 
     def _new_window(self) -> KeyWindow:
@@ -110,6 +127,7 @@ class Deduplicator:
             durable=False,
         )
 
+    @_in_turn
     def probe(self, batch: ArrowArrayExporter) -> Deduplicated:
         """Mark the keys of a batch as seen, pending its token, and tell which rows to keep.
 
@@ -134,6 +152,7 @@ class Deduplicator:
         self._window.set_columns(self._columns, self._clock)
         self._schema = schema
 
+    @_in_turn
     def commit(self, token: int) -> None:
         """Make the marks of a token final. Raises ValueError unless it is the oldest open one, OSError for a full
         disk.
@@ -141,11 +160,13 @@ class Deduplicator:
         self._check_open()
         self._window.commit(token)
 
+    @_in_turn
     def abort(self, token: int) -> None:
         """Take back the marks of a token and of every later one. Raises ValueError unless it is open."""
         self._check_open()
         self._window.abort(token)
 
+    @_in_turn
     def snapshot(self) -> bytes:
         """The committed keys, for ``restore`` in this or another process."""
         self._check_open()
@@ -158,6 +179,7 @@ class Deduplicator:
             crc = crc32c(part, crc)
         return b"".join([*parts, struct.pack("<I", crc)])
 
+    @_in_turn
     def restore(self, snapshot: bytes) -> None:
         """Forget everything and become what was snapshotted.
 
@@ -183,11 +205,13 @@ class Deduplicator:
         window.close()
         self._remove(directory)
 
+    @_in_turn
     def statistics(self) -> WindowStatistics:
         """Counters of committed probes, and sizes as of now."""
         self._check_open()
         return self._window.statistics()
 
+    @_in_turn
     def close(self) -> None:
         """Forget everything and remove the files. Harmless when repeated."""
         if not self._closed:

@@ -52,11 +52,15 @@ def column_indices(names: Sequence[str], schema: pa.Schema, *, stage: str) -> li
             faults.append(f"{stage}: {missing_column(name, schema.names)}")
         elif count > 1:
             faults.append(f'{stage}: column "{name}" is there {count} times; rename or select first')
-        elif pa.types.is_nested(schema.field(name).type):
+        elif _is_nested(schema.field(name).type):
             faults.append(f'{stage}: "{name}" is {schema.field(name).type}, and a nested column cannot be a key')
     if faults:
         raise PipelineError(faults)
     return [schema.get_field_index(name) for name in names]
+
+
+def _is_nested(kind: pa.DataType) -> bool:
+    return pa.types.is_nested(kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The public deduplicator: batches of any Arrow form, tokens, snapshots that stand alone, files that go away."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import numpy as np
@@ -174,3 +175,10 @@ def test_tokens_out_of_order_and_a_closed_deduplicator_are_refused():
     seen.close()
     with pytest.raises(StateError, match="closed"):
         seen.probe(batch_of([1]))
+
+
+def test_threads_may_share_one():
+    ids = pa.record_batch({"id": pa.array(range(1000))})
+    with Deduplicator("id") as seen, ThreadPoolExecutor(4) as threads:
+        probes = list(threads.map(lambda _: seen.probe(ids), range(100)))
+    assert sum(probe.fresh for probe in probes) == 1000
