@@ -23,8 +23,8 @@ from engine.stage import Offload
 
 __all__ = ["Exchange"]
 
-TRAVEL_ROWS = 32_768
-"""Pieces of fewer rows wait for others of their partition: below this the hops cost more than the copy."""
+TRAVEL_ROWS = 4_096
+"""Pieces of fewer rows wait for others of their partition: below this a hop costs more than the copy."""
 
 HELD_ROWS = 4 * 65_536
 """Rows that are split before all pieces leave, however small."""
