@@ -1,5 +1,6 @@
 """What a commit costs: the whole job with commits from every 10 ms to every 10 s."""
 
+import shutil
 import statistics
 import threading
 import time
@@ -7,14 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import trio
-from bench_ingest import scaled
-from ingested import outcome_expected, outcome_of
+from contest import Contender
+from job_outcome import outcome_expected, outcome_of_files
+from jobs_engine import WITHIN, scaled
 
 import engine
 from engine import sinks, sources
 from engine._runtime.run import Options, execute
 
-INTERVALS_S = {"small": (0.01, 0.1, 1.0), "large": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)}
+INTERVALS_S = {"small": (0.01, 1.0), "large": (0.01, 0.1, 1.0, 10.0), "huge": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)}
 
 
 @dataclass
@@ -33,27 +35,38 @@ class Commits:
                 self.seconds.append(time.perf_counter() - self._began_s.pop(fields["epoch"]))
 
 
-def bench_commit_interval(pytestconfig, lines, events, events_file, tmp_path):
-    expected = outcome_expected(events)
-    lines.append(f"{'commit every':>12} {'rows/s':>12} {'commits':>8} {'files':>7} {'median':>9} {'longest':>9}")
-    for interval_s in INTERVALS_S[pytestconfig.getoption("size")]:
-        directory = tmp_path / f"{interval_s}"
+def contender(interval_s, source, directory):
+    def run():
+        shutil.rmtree(directory, ignore_errors=True)
         sink = sinks.parquet(str(directory / "out"))
         pipeline = (
             engine.Pipeline("bench")
-            .read(sources.arrow_ipc(str(events_file)))
-            .dedup("event_id", within=10_000_000)
+            .read(sources.arrow_ipc(str(source)))
+            .dedup("event_id", within=WITHIN)
             .key_by("key", partitions=8)
             .map(scaled)
             .write(sink)
         )
         commits = Commits()
         options = Options(state=str(directory / "state"), commit_every_s=interval_s, instrument=commits)
-        report = trio.run(partial(execute, pipeline, sink, options))
-        assert outcome_of(directory / "out") == expected
-        files = len(list((directory / "out").iterdir()))
-        assert len(commits.seconds) == report.epochs
-        lines.append(
-            f"{interval_s:>10} s {report.rows_per_s:>12,.0f} {report.epochs:>8,} {files:>7,}"
-            f" {statistics.median(commits.seconds) * 1e3:>6,.0f} ms {max(commits.seconds) * 1e3:>6,.0f} ms"
+        return trio.run(partial(execute, pipeline, sink, options)), commits.seconds
+
+    def answer(result):
+        report, seconds = result
+        assert len(seconds) == report.epochs
+        return outcome_of_files(directory / "out")
+
+    def note(result):
+        report, seconds = result
+        return (
+            f"{report.epochs} commits, {report.output_files:,} files; barrier to commit: "
+            f"median {statistics.median(seconds) * 1e3:.0f} ms, longest {max(seconds) * 1e3:.0f} ms"
         )
+
+    return Contender(f"engine, every {interval_s:g} s", run, answer, note=note)
+
+
+def bench_commit_interval(contest, pytestconfig, events, events_file, rows, tmp_path):
+    intervals_s = INTERVALS_S[pytestconfig.getoption("--size")]
+    contenders = [contender(interval_s, events_file, tmp_path / f"{interval_s}") for interval_s in intervals_s]
+    contest.hold("commit interval", contenders, items=rows, expected=outcome_expected(events))

@@ -1,94 +1,88 @@
-"""The whole job and its two halves in memory, beside Polars' own idiom for each.
+"""The whole job beside its peers, each contender in a process of its own: wall time, CPU time, memory.
 
-- The job: Arrow IPC file in, exact dedup by id, amounts multiplied, 8 partitions by key, Parquet (snappy) out. Ours
-  commits and syncs its files, and could be killed at any moment; Polars commits nothing.
-- Dedup in memory: all columns of the rows that are kept, materialised.
-- Partitioning in memory: record batches in, record batches out.
+- To files: Arrow IPC file in, exact dedup by id, amounts multiplied, 8 partitions by key, Parquet (snappy) or
+  uncompressed Arrow IPC out. Ours commits and syncs its files, and could be killed at any moment; the peers commit
+  nothing.
+- In memory: dedup and 8 partitions, record batches in, every column materialised. Of the peers' contenders those that
+  say "dedup" do that half only.
+- Growth: ten times the rows, with ``--size huge``.
 """
 
 import shutil
 
-import pyarrow as pa
 import pyarrow.compute as pc
-from contest import Contender
-from ingested import FACTOR, outcome_expected, outcome_of
+import pyarrow.parquet as pq
+import pytest
+from child import ChildContender
+from events import write_events
+from job_outcome import Digest, Outcome, outcome_expected, outcome_of_files, partition_files
+from jobs_engine import scaled
 
-import engine
-from engine import sinks, sources
-
-
-def scaled(batch):
-    index = batch.schema.get_field_index("amount")
-    return batch.set_column(index, "amount", pc.multiply(batch.column(index), FACTOR))
+from engine.testing.workload import generate
 
 
-def ingest(source, directory):
-    """Our job, from the beginning; gives where the output is."""
-    shutil.rmtree(directory, ignore_errors=True)
-    pipeline = (
-        engine.Pipeline("bench")
-        .read(sources.arrow_ipc(str(source)))
-        .dedup("event_id", within=10_000_000)
-        .key_by("key", partitions=8)
-        .map(scaled)
-        .write(sinks.parquet(str(directory / "out")))
-    )
-    engine.run(pipeline, state=str(directory / "state"))
-    return directory / "out"
+def an_outcome(values):
+    return Outcome(*values)
 
 
-def polars_ingest(polars, source, directory):
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    rows = polars.scan_ipc(source).unique(subset="event_id", keep="first", maintain_order=True)
-    rows = rows.with_columns(amount=polars.col("amount") * FACTOR, part=polars.col("key").hash() % 8)
-    target = polars.PartitionBy(directory, key="part", include_key=False)
-    rows.sink_parquet(target, compression="snappy", maintain_order=True, engine="streaming")
-    return directory
+def into(name, job, source, directory, format):
+    """A contender whose output is read when its process has ended, and then removed."""
+
+    def answer(_):
+        outcome = outcome_of_files(directory / "out" if (directory / "out").is_dir() else directory)
+        shutil.rmtree(directory)
+        return outcome
+
+    return ChildContender(name, job, {"source": str(source), "directory": str(directory), "format": format}, answer)
 
 
-def bench_job(contest, peer, events, events_file, rows, tmp_path):
-    contenders = [Contender("engine", lambda: ingest(events_file, tmp_path / "engine"), outcome_of)]
-    if polars := peer("polars"):
-        contenders.append(
-            Contender("polars", lambda: polars_ingest(polars, events_file, tmp_path / "polars"), outcome_of)
-        )
-    contest.hold("job to Parquet", contenders, items=rows, expected=outcome_expected(events))
+@pytest.mark.parametrize(("format", "title"), [("parquet", "job to Parquet"), ("ipc", "job to Arrow IPC")])
+def bench_job(contest, peer, events, events_file, rows, tmp_path, format, title):
+    contenders = [into("engine", "jobs_engine:to_files", events_file, tmp_path / "engine", format)]
+    if peer("polars"):
+        contenders.append(into("polars", "jobs_polars:to_files", events_file, tmp_path / "polars", format))
+    if format == "parquet" and peer("duckdb"):
+        contenders.append(into("duckdb", "jobs_duckdb:to_files", events_file, tmp_path / "duckdb", format))
+    contenders.append(into("pyarrow, set", "jobs_pyarrow:to_files", events_file, tmp_path / "pyarrow", format))
+    contest.hold(title, contenders, items=rows, expected=outcome_expected(events))
 
 
-def bench_dedup_in_memory(contest, peer, events, rows):
-    expected = outcome_expected(events).rows
-    table = pa.Table.from_batches(events)
-
-    def ours():
-        return engine.collect(engine.Pipeline("bench").read(sources.memory(table)).dedup("event_id"), memory="4GiB")
-
-    contenders = [Contender("engine", ours, len)]
-    if polars := peer("polars"):
-        frame = polars.from_arrow(table, rechunk=False).lazy()
-        kept = frame.unique(subset="event_id", keep="first", maintain_order=True)
-        contenders.append(Contender("polars, streaming", lambda: kept.collect(engine="streaming"), len))
-        contenders.append(Contender("polars, in memory", kept.collect, len))
-    contest.hold("dedup in memory, all columns", contenders, items=rows, expected=expected)
+def bench_in_memory(contest, peer, events, events_file, rows):
+    source = {"source": str(events_file)}
+    contenders = [ChildContender("engine", "jobs_engine:in_memory", source, an_outcome)]
+    if peer("polars"):
+        for name, partitions in (("polars, dedup", 0), ("polars", 8)):
+            arguments = source | {"partitions": partitions}
+            contenders.append(ChildContender(name, "jobs_polars:in_memory", arguments, an_outcome))
+    if peer("duckdb"):
+        contenders.append(ChildContender("duckdb, dedup", "jobs_duckdb:in_memory", source, an_outcome))
+    contest.hold("job in memory", contenders, items=rows, expected=outcome_expected(events, scaled=False))
 
 
-def bench_partition_in_memory(contest, peer, events, rows):
-    def ours():
-        partitioner = engine.HashPartitioner("key", partitions=8)
-        return sum(part.num_rows for batch in events for part in partitioner.partition(batch))
+def bench_growth(contest, growth_rows, tmp_path):
+    """The same job on ten times the rows: nanoseconds a row and memory should stay."""
+    source, directory = tmp_path / "events.arrow", tmp_path / "engine"
 
-    contenders = [Contender("engine", ours, int)]
-    if polars := peer("polars"):
-        oldest = polars.CompatLevel.oldest()
+    def answer(_):
+        digest = Digest()
+        for paths in partition_files(directory / "out").values():
+            for path in paths:
+                for batch in pq.ParquetFile(path).iter_batches():
+                    digest.add(batch)
+        shutil.rmtree(directory)
+        return digest.rows, str(digest)
 
-        def theirs():
-            count = 0
-            for batch in events:
-                frame = polars.from_arrow(pa.Table.from_batches([batch]), rechunk=False)
-                frame = frame.with_columns(part=polars.col("key").hash() % 8)
-                for part in frame.partition_by("part", maintain_order=True, include_key=False):
-                    count += part.to_arrow(compat_level=oldest).combine_chunks().num_rows
-            return count
+    arguments = {"source": str(source), "directory": str(directory), "format": "parquet"}
+    contender = ChildContender("engine", "jobs_engine:to_files", arguments, answer)
+    for rows in growth_rows:
+        expected = Digest()
+        write_events(source, counted(rows, expected))
+        contest.hold("growth, job to Parquet", [contender], items=rows, expected=(expected.rows, str(expected)))
+        source.unlink()
 
-        contenders.append(Contender("polars, Arrow to Arrow", theirs, int))
-    contest.hold("partition in memory, 8 ways", contenders, items=rows, expected=rows)
+
+def counted(rows, digest):
+    """Events on their way into the file, and what is to be left of them."""
+    for batch in generate(rows, seed=20260102, max_distance=min(rows // 10, 1_000_000)):
+        digest.add(scaled(batch.filter(pc.field("delivery") == 0)))
+        yield batch

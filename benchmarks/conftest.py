@@ -2,63 +2,118 @@
 
 import importlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import pyarrow as pa
 import pytest
-from contest import Contest, standings_table
 
+try:
+    from booking import book
+except ModuleNotFoundError as error:
+    if error.name is None or not error.name.startswith("pytest_benchmark"):
+        raise
+    raise pytest.UsageError(
+        "the benchmarks need pytest-benchmark, and peers to compare with: pip install 'ingest-engine[bench]'"
+    ) from error
+from contest import Contest
+from events import write_events
+
+from engine.cli.bench.standing import standings_of
+from engine.cli.bench.table import table_lines
 from engine.testing.workload import generate
 
-ROWS = {"small": 200_000, "large": 10_000_000}
-ROUNDS = {"small": 3, "large": 3}
 
-CONTEST = pytest.StashKey[Contest]()
-ABSENT = pytest.StashKey[set[str]]()
-LINES = pytest.StashKey[list[str]]()
+class Size(NamedTuple):
+    """How much work there is."""
+
+    rows: int
+    rounds: int
+    windows: tuple[int, ...]
+    """Of ids, for dedup in memory."""
+
+    ids: int
+    """That dedup with sealed runs sees."""
+
+    growth: tuple[int, ...]
+
+
+SIZES = {
+    "small": Size(200_000, 1, (50_000,), 500_000, (20_000, 200_000)),
+    "large": Size(10_000_000, 3, (1_000_000, 10_000_000), 50_000_000, (1_000_000, 10_000_000)),
+    "huge": Size(10_000_000, 5, (1_000_000, 10_000_000, 100_000_000), 200_000_000, (10_000_000, 100_000_000)),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--size", choices=list(ROWS), default="small", help="small: 200,000 rows; large: 10 million, by hand"
+    group = parser.getgroup("contests")
+    group.addoption(
+        "--size",
+        choices=list(SIZES),
+        default="small",
+        help="small: 200,000 rows, for the results; large: 10 million, for the times; huge: up to 200 million",
     )
+    group.addoption("--no-table", action="store_true", help="do not print the table: someone else will")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[CONTEST] = Contest(ROUNDS[config.getoption("size")])
-    config.stash[ABSENT] = set()
-    config.stash[LINES] = []
+    # The table of contests says what pytest-benchmark's own would say, and more.
+    config.option.benchmark_quiet = True
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Medians of rounds in turns; ratio: seconds of the contender over those of the first."""
-    if standings := config.stash[CONTEST].standings:
-        terminalreporter.section(f"medians of {config.stash[CONTEST].rounds} rounds, contenders in turns")
-        for line in standings_table(standings):
+    if config.getoption("--no-table"):
+        return
+    measured = [each.as_dict() for each in config._benchmarksession.benchmarks]
+    if measured:
+        terminalreporter.section(f"medians, {config.getoption('--size')} size, contenders in turns")
+        for line in table_lines(standings_of(measured)):
             terminalreporter.write_line(line)
-    for line in config.stash[LINES]:
-        terminalreporter.write_line(line)
-    if absent := config.stash[ABSENT]:
-        terminalreporter.write_line(f"absent, so not measured: {', '.join(sorted(absent))}")
 
 
 @pytest.fixture(scope="session")
-def contest(pytestconfig: pytest.Config) -> Contest:
+def size(pytestconfig: pytest.Config) -> Size:
+    return SIZES[pytestconfig.getoption("--size")]
+
+
+class Peers:
+    """Other libraries, where they are installed; those that are not stand in the table as absent."""
+
+    def __init__(self) -> None:
+        self.absent: list[str] = []
+
+    def __call__(self, name: str) -> ModuleType | None:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            self.absent.append(name)
+            return None
+
+
+@pytest.fixture
+def peer() -> Peers:
+    """``peer("polars")``: the module, or None."""
+    return Peers()
+
+
+@pytest.fixture
+def contest(request: pytest.FixtureRequest, size: Size, peer: Peers) -> Contest:
     """Where benchmarks hold their contests."""
-    return pytestconfig.stash[CONTEST]
+    return Contest(size.rounds, partial(book, request.node), peer.absent)
 
 
 @pytest.fixture(scope="session")
-def lines(pytestconfig: pytest.Config) -> list[str]:
-    """Further lines for the summary."""
-    return pytestconfig.stash[LINES]
-
-
-@pytest.fixture(scope="session")
-def rows(pytestconfig: pytest.Config) -> int:
+def rows(size: Size) -> int:
     """How many rows the work has."""
-    return ROWS[pytestconfig.getoption("size")]
+    return size.rows
+
+
+@pytest.fixture(scope="session")
+def growth_rows(size: Size) -> tuple[int, ...]:
+    return size.growth
 
 
 @pytest.fixture(scope="session")
@@ -69,30 +124,8 @@ def events(rows: int) -> list[pa.RecordBatch]:
 
 @pytest.fixture(scope="session")
 def events_file(events: list[pa.RecordBatch], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The same rows as one uncompressed Arrow IPC file."""
+    """The same rows as one uncompressed Arrow IPC file, without the column that tells re-deliveries."""
     path = tmp_path_factory.mktemp("events") / "events.arrow"
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, events[0].schema) as writer:
-        for batch in events:
-            writer.write_batch(batch)
+    write_events(path, events)
     yield path
     path.unlink()
-
-
-class Peers:
-    """Other libraries, where they are installed; those that are not are named in the summary."""
-
-    def __init__(self, absent: set[str]) -> None:
-        self._absent = absent
-
-    def __call__(self, name: str) -> ModuleType | None:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError:
-            self._absent.add(name)
-            return None
-
-
-@pytest.fixture(scope="session")
-def peer(pytestconfig: pytest.Config) -> Peers:
-    """``peer("polars")``: the module, or None."""
-    return Peers(pytestconfig.stash[ABSENT])
