@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 SOURCES = Path("src")
 SANITIZE = os.environ.get("ENGINE_SANITIZE", "")
@@ -49,6 +49,10 @@ extensions = [
 ]
 
 setup(
+    # The benchmarks travel in the wheel, where `engine bench` finds them. They are not a package to import from: pytest
+    # collects them by path, here as there.
+    packages=[*find_packages(include=["engine", "engine.*"]), "engine.benchmarks"],
+    package_dir={"engine.benchmarks": "benchmarks"},
     # Each kernel is a file of its own: they compile side by side.
     options={"build_ext": {"parallel": True}},
     ext_modules=cythonize(

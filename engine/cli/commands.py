@@ -20,8 +20,21 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
+
+def _check_benchmark(kind: type, name: str | tuple[str, ...]) -> None:
+    from engine.cli.bench.session import benchmark_names
+
+    known = benchmark_names()
+    for one in (name,) if isinstance(name, str) else name:
+        if one not in known:
+            raise ValueError(f'There is no benchmark "{one}"; there are {", ".join(known)}.')
+
+
 Reference = Annotated[str, Parameter(help="A pipeline, or a function that returns one, as module:name.")]
 Memory = Annotated[str, Parameter(help="The byte budget.")]
+Benchmark = Annotated[
+    str, Parameter(help="Which of them, such as ingest or dedup; all without a name.", validator=_check_benchmark)
+]
 CommitEveryS = Annotated[float, Parameter(help="Commit after so many seconds …")]
 CommitEveryBytes = Annotated[str | None, Parameter(help="… or so many bytes of input, such as 64MiB.")]
 
@@ -88,6 +101,25 @@ def explain(
 ) -> None:
     """Show the graph of a pipeline, with the guarantee and the state of each stage."""
     print(load_pipeline(reference).explain(format=format))
+
+
+@app.command
+def bench(
+    *names: Benchmark,
+    size: Annotated[
+        Literal["small", "large", "huge"],
+        Parameter(help="200,000 rows, 10 million (minutes, about 8 GB), or up to 200 million."),
+    ] = "large",
+    json: Annotated[Path | None, Parameter(help="Write what was measured, as pytest-benchmark does.")] = None,
+    plot: Annotated[Path | None, Parameter(help="Draw ours beside the peers, as SVG.")] = None,
+) -> None:
+    """Measure engine beside its peers on this machine, check that all answer alike, and print one table.
+
+    Needs the extra "bench"; a peer that is not installed is named as absent.
+    """
+    from engine.cli.bench.session import run_benchmarks
+
+    run_benchmarks(names, size=size, json_file=json, plot_file=plot)
 
 
 def _say(text: str) -> None:
