@@ -48,7 +48,10 @@ def to_files(source: str, directory: str, format: str) -> Contender:
         )
         return engine.run(pipeline, state=str(Path(directory) / "state"))
 
-    return Contender("engine", run, lambda report: None, note=lambda report: f"{report.epochs} commits")
+    def note(report: engine.Report) -> str:
+        return "1 commit" if report.epochs == 1 else f"{report.epochs} commits"
+
+    return Contender("engine", run, lambda report: None, note=note)
 
 
 def in_memory(source: str) -> Contender:

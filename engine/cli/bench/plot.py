@@ -3,7 +3,7 @@
 SVG by hand: a few rectangles and texts need no library. There is no background, and the colours can be read on white as
 on black; where a viewer says which it is, the texts have more contrast.
 
-Law: a bar's length is its contender's speed as a share of the fastest of the contest; the figure beside it says it in full.
+Law: a bar's length is its contender's speed as a share of the fastest of the contest; the figure beside it is absolute.
 """
 
 from collections.abc import Iterable, Sequence
