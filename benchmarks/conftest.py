@@ -40,6 +40,8 @@ class Size(NamedTuple):
     growth: tuple[int, ...]
 
 
+LINES = pytest.StashKey[list[str]]()
+
 SIZES = {
     "small": Size(200_000, 1, (50_000,), 500_000, (20_000, 200_000)),
     "large": Size(10_000_000, 3, (1_000_000, 10_000_000), 50_000_000, (1_000_000, 10_000_000)),
@@ -61,17 +63,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # The table of contests says what pytest-benchmark's own would say, and more.
     config.option.benchmark_quiet = True
+    config.stash[LINES] = []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Medians of rounds in turns; ratio: seconds of the contender over those of the first."""
-    if config.getoption("--no-table"):
-        return
     measured = [each.as_dict() for each in config._benchmarksession.benchmarks]
-    if measured:
+    table = [] if config.getoption("--no-table") else table_lines(standings_of(measured))
+    if table:
         terminalreporter.section(f"medians, {config.getoption('--size')} size, contenders in turns")
-        for line in table_lines(standings_of(measured)):
-            terminalreporter.write_line(line)
+    for line in table + config.stash[LINES]:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +105,12 @@ def peer() -> Peers:
 def contest(request: pytest.FixtureRequest, size: Size, peer: Peers) -> Contest:
     """Where benchmarks hold their contests."""
     return Contest(size.rounds, partial(book, request.node), peer.absent)
+
+
+@pytest.fixture(scope="session")
+def lines(pytestconfig: pytest.Config) -> list[str]:
+    """Further lines for the summary: what is no contest."""
+    return pytestconfig.stash[LINES]
 
 
 @pytest.fixture(scope="session")
