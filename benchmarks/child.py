@@ -30,7 +30,7 @@ from contest import Round
 
 __all__ = ["ChildContender"]
 
-LOOK_EVERY_S = 0.01
+LOOK_EVERY_S = 0.02
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 

@@ -13,7 +13,7 @@ EXCEPTIONS = {
     ("engine.stages.deduplicator", "tempfile"): "names the directory for a Deduplicator's runs without spill=",
     ("engine.cli.main", "os.open"): "standard output is pointed at the null device when its reader is gone",
     ("engine.cli.bench.session", "pathlib"): "finds the benchmarks beside the package, and writes the picture",
-    ("engine.cli.bench.session", "tempfile"): "holds what pytest-benchmark measured until it is shown",
+    ("engine.cli.bench.session", "tempfile"): "the work of the benchmarks, and what they measured until it is shown",
     ("engine.cli.commands", "pathlib"): "the type of path arguments; cyclopts reads it from the annotation",
     ("engine.cli.demo", "pathlib"): "finds the sample beside the module and makes the demo's directory",
     ("engine.cli.reference", "pathlib"): "puts the working directory on the path of imports, as python -m does",

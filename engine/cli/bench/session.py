@@ -24,6 +24,7 @@ from engine.errors import EngineError
 __all__ = ["BenchmarkError", "benchmark_names", "run_benchmarks"]
 
 PREFIX = "bench_"
+PYTEST = ("-P", "-m", "pytest", "-v", "--tb=short", "--no-header", "--no-table")
 INSTALL = "pip install 'ingest-engine[bench]'"
 
 
@@ -51,8 +52,10 @@ def run_benchmarks(names: Sequence[str], *, size: str, json_file: Path | None, p
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as scratch:
         measured = Path(scratch) / "measured.json" if json_file is None else json_file.absolute()
         measured.unlink(missing_ok=True)
-        command = [sys.executable, "-P", "-m", "pytest", "-v", "--no-header", "--no-table", f"--size={size}"]
-        done = subprocess.run([*command, f"--benchmark-json={measured}", *files], stdout=2, stdin=subprocess.DEVNULL)
+        # Its own temporary directory: the one that pytest shares is tidied by whoever runs pytest at the same time.
+        places = [f"--basetemp={scratch}/work", f"--benchmark-json={measured}"]
+        command = [sys.executable, *PYTEST, f"--size={size}", *places, *files]
+        done = subprocess.run(command, stdout=2, stdin=subprocess.DEVNULL)
         standings = _standings(measured)
     for line in table_lines(standings):
         print(line)
