@@ -18,11 +18,7 @@
 #include <cstring>
 
 #include "prefetch.hpp"
-
-#if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__))
-#define ENGINE_BLOOM_AVX2 1
-#include <immintrin.h>
-#endif
+#include "simd.hpp"
 
 namespace engine {
 
@@ -68,9 +64,9 @@ inline void bloom_test_scalar(const BloomView& filter, const uint64_t* hashes, s
     }
 }
 
-#ifdef ENGINE_BLOOM_AVX2
-__attribute__((target("avx2"))) inline void bloom_test_avx2(const BloomView& filter, const uint64_t* hashes,
-                                                            size_t count, uint8_t* verdicts) noexcept {
+#ifdef ENGINE_X86
+ENGINE_AVX2 inline void bloom_test_avx2(const BloomView& filter, const uint64_t* hashes, size_t count,
+                                        uint8_t* verdicts) noexcept {
     const __m256i salts = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kBloomSalts));
     const __m256i one = _mm256_set1_epi32(1);
     for (size_t i = 0; i < count; ++i) {
@@ -85,22 +81,21 @@ __attribute__((target("avx2"))) inline void bloom_test_avx2(const BloomView& fil
 }
 #endif
 
-inline bool bloom_has_vector_code() noexcept {
-#ifdef ENGINE_BLOOM_AVX2
-    return __builtin_cpu_supports("avx2") != 0;
-#else
-    return false;
+using BloomTest = void (*)(const BloomView&, const uint64_t*, size_t, uint8_t*);
+
+// A block is as wide as an AVX2 register: wider ones gain nothing.
+inline BloomTest bloom_test_of(SimdLevel level) noexcept {
+#ifdef ENGINE_X86
+    if (level == SimdLevel::avx2 || level == SimdLevel::avx512) return bloom_test_avx2;
 #endif
+    (void)level;
+    return bloom_test_scalar;
 }
 
 inline void bloom_test_many(const BloomView& filter, const uint64_t* hashes, size_t count, uint8_t* verdicts,
                             bool scalar_only = false) noexcept {
-#ifdef ENGINE_BLOOM_AVX2
-    static const bool vector_code = bloom_has_vector_code();
-    if (vector_code && !scalar_only) return bloom_test_avx2(filter, hashes, count, verdicts);
-#endif
-    (void)scalar_only;
-    bloom_test_scalar(filter, hashes, count, verdicts);
+    static const BloomTest chosen = bloom_test_of(simd_level());
+    (scalar_only ? bloom_test_scalar : chosen)(filter, hashes, count, verdicts);
 }
 
 // Blocks for so many keys at so many bits a key; at least one, at most 2^32 - 1 (128 GiB of filter).

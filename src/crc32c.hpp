@@ -14,25 +14,16 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 
-#if defined(__x86_64__) || defined(_M_X64)
-#define ENGINE_CRC32C_X86 1
-#include <immintrin.h>
-#ifdef _MSC_VER
-#include <intrin.h>
-#endif
-#elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
+#include "simd.hpp"
+
+#if defined(ENGINE_NEON) && defined(__ARM_FEATURE_CRC32)
 #define ENGINE_CRC32C_ARM 1
 #include <arm_acle.h>
 #endif
 
-#if defined(ENGINE_CRC32C_X86) && !defined(_MSC_VER)
-#define ENGINE_CRC32C_TARGET __attribute__((target("sse4.2,pclmul")))
-#else
-#define ENGINE_CRC32C_TARGET
-#endif
+#define ENGINE_CRC32C_TARGET ENGINE_TARGET("sse4.2,pclmul")
 
 namespace engine {
 namespace crc32c_detail {
@@ -77,8 +68,8 @@ inline uint32_t portable(uint32_t value, const uint8_t* data, size_t size) {
     return ~state;
 }
 
-// ---- x86-64: SSE4.2 and PCLMULQDQ ----
-#ifdef ENGINE_CRC32C_X86
+// ---- x86-64: SSE4.2 and PCLMULQDQ, which every machine of a vector level has ----
+#ifdef ENGINE_X86
 
 // a * b mod P, both bit-reversed.
 constexpr uint32_t multiply(uint32_t a, uint32_t b) {
@@ -139,16 +130,6 @@ ENGINE_CRC32C_TARGET inline uint32_t hardware(uint32_t value, const uint8_t* dat
     return ~static_cast<uint32_t>(state);
 }
 
-inline bool has_hardware() {
-#ifdef _MSC_VER
-    int registers[4];
-    __cpuid(registers, 1);
-    return (registers[2] & (1 << 20)) && (registers[2] & (1 << 1));
-#else
-    return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul");
-#endif
-}
-
 // ---- ARMv8: compiled in only where the target promises the instructions ----
 #elif defined(ENGINE_CRC32C_ARM)
 
@@ -163,25 +144,19 @@ inline uint32_t hardware(uint32_t value, const uint8_t* data, size_t size) {
     return ~state;
 }
 
-inline bool has_hardware() { return true; }
-
-#else
-
-inline uint32_t hardware(uint32_t value, const uint8_t* data, size_t size) { return portable(value, data, size); }
-inline bool has_hardware() { return false; }
-
 #endif
 
 using Function = uint32_t (*)(uint32_t, const uint8_t*, size_t);
 
-// ENGINE_SIMD=scalar forces the portable path, so that a test run can cover it on any machine.
-inline Function choose() {
-    const char* level = std::getenv("ENGINE_SIMD");
-    if (level && std::strcmp(level, "scalar") == 0) return portable;
-    return has_hardware() ? hardware : portable;
+inline Function function_of(SimdLevel level) {
+#if defined(ENGINE_X86) || defined(ENGINE_CRC32C_ARM)
+    if (level != SimdLevel::scalar) return hardware;
+#endif
+    (void)level;
+    return portable;
 }
 
-inline const Function chosen = choose();
+inline const Function chosen = function_of(simd_level());
 
 }  // namespace crc32c_detail
 

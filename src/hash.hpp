@@ -1,104 +1,82 @@
-// The hash of a row's key: a persisted format (key groups, and with them partitions, are made of it).
-//
-// HASH_VERSION 1
-//   number   (integers, dates, times, bool, floats; 64-bit canonical bits v)   mix(v ^ kNumberSeed)
-//   bytes    (text, binary, fixed-size binary, decimals; blocks of 16 bytes, zero-padded, as little-endian words a, b)
-//            s = kBytesSeed; for each block: s = fold(a ^ kLowKey, b ^ s); hash = fold(s ^ kEndKey, size ^ kSizeKey)
-//   null     kNullHash
-//   row      the first column's hash h; for each further column of hash c: h = mix(h * kGolden + c)
-// where mix is the finaliser of MurmurHash3 (Appleby, 2011) and fold(x, y) xors the halves of the 128-bit product, as
-// in wyhash (Wang Yi, 2019). Nothing here depends on the Arrow form, and no step needs a result of another row, so that
-// a SIMD version can agree bit for bit.
-//
-// The seed is public and fixed. What must withstand chosen keys (identities for dedup) is in key_ids.hpp.
+// The hash of every row's key, over all Arrow forms of its columns. What the hash of a value is: hash_value.hpp.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
-#include "column_values.hpp"
-
-#if defined(_MSC_VER) && defined(_M_X64)
-#include <intrin.h>
-#endif
+#include "hash_loops.hpp"
 
 namespace engine {
 
-constexpr int kHashVersion = 1;
-constexpr uint64_t kGolden = 0x9E3779B97F4A7C15u;
-// Digits of pi after the point, as in Blowfish: nothing up the sleeve.
-constexpr uint64_t kNumberSeed = 0x243F6A8885A308D3u;
-constexpr uint64_t kBytesSeed = 0x13198A2E03707344u;
-constexpr uint64_t kLowKey = 0xA4093822299F31D0u;
-constexpr uint64_t kEndKey = 0x082EFA98EC4E6C89u;
-constexpr uint64_t kSizeKey = 0x452821E638D01377u;
-constexpr uint64_t kNullHash = 0xBE5466CF34E90C6Cu;
+// 4 KiB of canonical numbers stay in the nearest cache between the two loops over them.
+constexpr int64_t kNumbersAtOnce = 512;
 
-inline uint64_t mix(uint64_t x) {
-    x ^= x >> 33;
-    x *= 0xFF51AFD7ED558CCDu;
-    x ^= x >> 33;
-    x *= 0xC4CEB9FE1A85EC53u;
-    x ^= x >> 33;
-    return x;
-}
-
-struct Product {
-    uint64_t low;
-    uint64_t high;
-};
-
-inline Product multiply(uint64_t x, uint64_t y) {
-#if defined(__SIZEOF_INT128__)
-    __extension__ typedef unsigned __int128 Wide;
-    const Wide product = static_cast<Wide>(x) * y;
-    return {static_cast<uint64_t>(product), static_cast<uint64_t>(product >> 64)};
-#elif defined(_MSC_VER) && defined(_M_X64)
-    Product product;
-    product.low = _umul128(x, y, &product.high);
-    return product;
-#else
-    const uint64_t x0 = x & 0xFFFFFFFFu, x1 = x >> 32, y0 = y & 0xFFFFFFFFu, y1 = y >> 32;
-    const uint64_t p00 = x0 * y0, p01 = x0 * y1, p10 = x1 * y0, p11 = x1 * y1;
-    const uint64_t middle = (p00 >> 32) + (p01 & 0xFFFFFFFFu) + (p10 & 0xFFFFFFFFu);
-    return {middle << 32 | (p00 & 0xFFFFFFFFu), p11 + (p01 >> 32) + (p10 >> 32) + (middle >> 32)};
-#endif
-}
-
-inline uint64_t fold(uint64_t x, uint64_t y) {
-    const Product product = multiply(x, y);
-    return product.low ^ product.high;
-}
-
-inline uint64_t hash_value(uint64_t number) { return mix(number ^ kNumberSeed); }
-
-inline uint64_t hash_value(const Words& words) {
-    const uint64_t state = fold(words.low ^ kLowKey, words.high ^ kBytesSeed);
-    return fold(state ^ kEndKey, 16 ^ kSizeKey);
-}
-
-inline uint64_t hash_value(const Bytes& value) {
-    uint64_t state = kBytesSeed;
-    for_each_block(value, [&](const Words& block) { state = fold(block.low ^ kLowKey, block.high ^ state); });
-    return fold(state ^ kEndKey, static_cast<uint64_t>(value.size) ^ kSizeKey);
-}
-
-inline uint64_t combine_hashes(uint64_t before, uint64_t column) { return mix(before * kGolden + column); }
-
-void hash_column(const Column& column, uint64_t* hashes);
-
-// A plain column: without nulls in sight, so that loops over numbers vectorise; nulls are written over afterwards.
-inline void hash_plain_column(const Column& column, uint64_t* hashes) {
-    visit_values(column, [&](auto reader) {
+// `hash_values(reader, column, loops, hashes)`: every row of a plain column, null slots too where they can be read.
+template <class Reader>
+void hash_values(const Reader& reader, const Column& column, const HashLoops& loops, uint64_t* hashes) {
+    if constexpr (Reader::shape == Shape::number) {
+        for (int64_t first = 0; first < column.length; first += kNumbersAtOnce) {
+            const int64_t left = column.length - first;
+            const int64_t count = left < kNumbersAtOnce ? left : kNumbersAtOnce;
+            for (int64_t row = first; row < first + count; ++row) hashes[row] = reader.read(row);
+            loops.numbers(hashes + first, count, hashes + first);
+        }
+    } else {
         for (int64_t row = 0; row < column.length; ++row) {
-            if (!decltype(reader)::null_slots_readable && column.is_null(row)) continue;
+            if (!Reader::null_slots_readable && column.is_null(row)) continue;
             hashes[row] = hash_value(reader.read(row));
         }
-    });
+    }
+}
+
+inline void hash_values(const IntegerReader<int64_t>& reader, const Column& column, const HashLoops& loops,
+                        uint64_t* hashes) {
+    loops.numbers(reinterpret_cast<const uint64_t*>(reader.slots), column.length, hashes);
+}
+
+inline void hash_values(const Decimal128Reader& reader, const Column& column, const HashLoops&, uint64_t* hashes) {
+    for (int64_t row = 0; row < column.length; ++row) {
+        read_ahead(reader.slots + row * 16);
+        hashes[row] = hash_value(reader.read(row));
+    }
+}
+
+inline void hash_values(const FixedBytesReader& reader, const Column& column, const HashLoops& loops,
+                        uint64_t* hashes) {
+    if (reader.width == 16) return hash_values(Decimal128Reader(column), column, loops, hashes);
+    // All but the values whose last 16 bytes reach behind the buffer.
+    const int64_t behind = reader.width == 0 ? column.length : (16 + reader.width - 1) / reader.width;
+    const int64_t open = column.length < behind ? 0 : column.length - behind;
+    for (int64_t row = 0; row < open; ++row) {
+        const uint8_t* value = reader.slots + row * reader.width;
+        read_ahead(value);
+        hashes[row] = hash_open_bytes(value, static_cast<uint64_t>(reader.width));
+    }
+    for (int64_t row = open; row < column.length; ++row) hashes[row] = hash_value(reader.read(row));
+}
+
+template <class Offset>
+void hash_values(const TextReader<Offset>& reader, const Column& column, const HashLoops& loops, uint64_t* hashes) {
+    int64_t open = column.length;
+    while (open > 0 && reader.offsets[column.length] - reader.offsets[open] < 16) --open;
+    if constexpr (std::is_same_v<Offset, int32_t>) {
+        loops.texts32(reader.offsets, reader.bytes, open, hashes);
+    } else {
+        loops.texts64(reader.offsets, reader.bytes, open, hashes);
+    }
+    for (int64_t row = open; row < column.length; ++row) hashes[row] = hash_value(reader.read(row));
+}
+
+void hash_column(const Column& column, const HashLoops& loops, uint64_t* hashes);
+
+// A plain column: without nulls in sight; nulls are written over afterwards.
+inline void hash_plain_column(const Column& column, const HashLoops& loops, uint64_t* hashes) {
+    visit_values(column, [&](auto reader) { hash_values(reader, column, loops, hashes); });
     for_each_null(column, [&](int64_t row) { hashes[row] = kNullHash; });
 }
 
 // A dictionary's values are hashed once and looked up; one that is longer than the batch is read row by row.
-inline void hash_dictionary_column(const Column& column, uint64_t* hashes) {
+inline void hash_dictionary_column(const Column& column, const HashLoops& loops, uint64_t* hashes) {
     if (column.dictionary->length > column.length) {
         visit_rows(column, [&](auto reader, auto rows) {
             for (int64_t row = 0; row < column.length; ++row) {
@@ -112,30 +90,30 @@ inline void hash_dictionary_column(const Column& column, uint64_t* hashes) {
     const Block table_block(static_cast<size_t>(column.dictionary->length) * sizeof(uint64_t));
     const int64_t* resolved = resolved_block.as<int64_t>();
     uint64_t* table = table_block.as<uint64_t>();
-    hash_column(*column.dictionary, table);
+    hash_column(*column.dictionary, loops, table);
     for (int64_t row = 0; row < column.length; ++row) {
         hashes[row] = resolved[row] < 0 ? kNullHash : table[resolved[row]];
     }
 }
 
-inline void hash_column(const Column& column, uint64_t* hashes) {
+inline void hash_column(const Column& column, const HashLoops& loops, uint64_t* hashes) {
     check_key(column);
     if (column.type.kind == Kind::null) {
         for (int64_t row = 0; row < column.length; ++row) hashes[row] = kNullHash;
     } else if (column.length > 0) {
-        column.dictionary ? hash_dictionary_column(column, hashes) : hash_plain_column(column, hashes);
+        column.dictionary ? hash_dictionary_column(column, loops, hashes) : hash_plain_column(column, loops, hashes);
     }
 }
 
 // One 64-bit hash a row over all columns of `batch`, in their order. `hashes` holds `batch.length` values.
-inline void hash_rows(const Batch& batch, uint64_t* hashes) {
+inline void hash_rows(const Batch& batch, uint64_t* hashes, const HashLoops& loops = hash_loops()) {
     if (batch.columns.empty()) return;
-    hash_column(batch.columns[0], hashes);
+    hash_column(batch.columns[0], loops, hashes);
     if (batch.columns.size() == 1) return;
     const Block column_block(static_cast<size_t>(batch.length) * sizeof(uint64_t));
     uint64_t* column_hashes = column_block.as<uint64_t>();
     for (size_t index = 1; index < batch.columns.size(); ++index) {
-        hash_column(batch.columns[index], column_hashes);
+        hash_column(batch.columns[index], loops, column_hashes);
         for (int64_t row = 0; row < batch.length; ++row) hashes[row] = combine_hashes(hashes[row], column_hashes[row]);
     }
 }

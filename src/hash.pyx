@@ -1,19 +1,30 @@
-"""Hashes and identities of rows' keys; the formats are written in hash.hpp and key_ids.hpp.
+"""Hashes and identities of rows' keys; the formats are written in hash_value.hpp and key_ids.hpp.
 
 Both are persisted: a change needs a new HASH_VERSION. Nothing is kept between calls, so every function is thread-safe.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libcpp.utility cimport move
+from libcpp.string cimport string
+from libcpp.vector cimport vector
 
 from arrow_c cimport Batch, array_of, column_indices, export_array, parse_wanted, schema_of
 from pool cimport import_pool, new_buffer, view_memory
 
 
 cdef extern from "key_ids.hpp" namespace "engine" nogil:
+    cppclass SimdLevel:
+        pass
+
+    cppclass HashLoops:
+        pass
+
+    string level_name(SimdLevel level)
+    vector[SimdLevel] machine_levels()
+    SimdLevel simd_level()
+    HashLoops hash_loops_of(SimdLevel level)
     const int kHashVersion
     const int kIdBytes
-    void c_hash_rows "engine::hash_rows"(const Batch& batch, uint64_t* hashes) except +
+    void c_hash_rows "engine::hash_rows"(const Batch& batch, uint64_t* hashes, const HashLoops& loops) except +
     const uint8_t* stored_ids(const Batch& batch)
     bint any_may_be_null(const Batch& batch)
     int64_t make_key_ids(const Batch& batch, const uint8_t* seed, uint8_t* ids, uint8_t* keyed) except +
@@ -44,19 +55,32 @@ cdef class KeyIds:
         return len(self.ids) // kIdBytes
 
 
-def hash_rows(batch: object, columns: object) -> object:
+cdef SimdLevel _level_of(str level) except *:
+    """The level of that name; the one that is used everywhere for None."""
+    if level is None:
+        return simd_level()
+    for known in machine_levels():
+        if level_name(known).decode() == level:
+            return known
+    raise ValueError(f"this machine has no level {level!r}: see engine._core.simd.levels()")
+
+
+def hash_rows(batch: object, columns: object, level: str | None = None) -> object:
     """A buffer of one uint64 a row: the hash of the key made of these columns, in this order.
 
     `batch` is any object with `__arrow_c_array__` that holds a struct; `columns` are indices. Equal keys hash equally
     in every Arrow form. Raises ValueError for no column, for a type that cannot be a key (nested) and for a malformed
     batch, IndexError for a column that does not exist.
+
+    `level` is one of `engine._core.simd.levels()`, to hold their codes against each other; the hashes are the same.
     """
+    cdef HashLoops loops = hash_loops_of(_level_of(level))
     capsules = export_array(batch)
     cdef Batch parsed = parse_wanted(schema_of(capsules)[0], array_of(capsules)[0], column_indices(columns))
     cdef void* hashes = NULL
     buffer = new_buffer(parsed.length * sizeof(uint64_t), &hashes)
     with nogil:
-        c_hash_rows(parsed, <uint64_t*>hashes)
+        c_hash_rows(parsed, <uint64_t*>hashes, loops)
     return buffer
 
 

@@ -7,7 +7,7 @@
 //                                   bool 1, every other number 8, decimals of up to 128 bits 16
 //   everything else                 the fingerprint of all columns
 //
-// Fingerprint: two lanes (s, t) of folded multiplies (hash.hpp) under eight keys k0..k7 expanded from a secret seed.
+// Fingerprint: two lanes (s, t) of folded multiplies (hash_value.hpp) under eight keys k0..k7 expanded from a secret seed.
 // Each 16-byte block (a, b) of a column, zero-padded, then (size, ordinal) of the column is absorbed as
 //   s' = safe(a ^ k0 ^ s, b ^ k1 ^ t)      t' = safe(a ^ k2 ^ t, b ^ k3 ^ s)
 // with safe(x, y) = fold(x, y) ^ x ^ rotate(y, 32),

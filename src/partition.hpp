@@ -1,7 +1,7 @@
 // Where each row goes: key groups, partitions, and the plan that every column of a batch is scattered by.
 //
 // Laws
-// - key group = top 15 bits of the key's hash (hash.hpp); partition = key_group * P >> 15. Both are persisted choices.
+// - key group = top 15 bits of the key's hash (hash_value.hpp); partition = key_group * P >> 15. Both are persisted choices.
 //   Other users of the hash (filters) take its lower bits, so that the two are independent.
 // - A plan lists the wanted rows in input order. Rows of one partition keep that order: the partition is stable.
 // - Partition p owns the output rows [starts[p], starts[p + 1]).

@@ -20,8 +20,8 @@ class KeyIds:
     @property
     def null_count(self) -> int: ...
 
-def hash_rows(batch: ArrowArrayExporter, columns: Sequence[int]) -> Buffer:
-    """One uint64 a row; equal keys hash equally in every Arrow form. ValueError, IndexError."""
+def hash_rows(batch: ArrowArrayExporter, columns: Sequence[int], level: str | None = None) -> Buffer:
+    """One uint64 a row; equal keys hash equally in every Arrow form, at every `level`. ValueError, IndexError."""
 
 def key_ids(batch: ArrowArrayExporter, columns: Sequence[int], seed: bytes) -> KeyIds:
     """The dedup identity of each row's key under a secret 16-byte seed. ValueError, IndexError."""
