@@ -5,9 +5,6 @@
 // - Numbers come as canonical 64-bit values; `numbers` and `hashes` may be the same memory.
 // - Texts are *open*: behind the end of each of them at least 16 bytes may be read. The last rows of a foreign buffer are
 //   not, and are hashed by the caller.
-//
-// What decides the speed is not the arithmetic but the wait for memory: the hardware does not look ahead far enough over
-// short rows. Asking for the line 2 KiB ahead halves the time of long keys that lie outside the cache.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +14,6 @@
 #include "simd.hpp"
 
 namespace engine {
-
-constexpr int64_t kReadAheadBytes = 2048;
-
-// The address may lie behind the buffer: a prefetch never faults.
-ENGINE_INLINE void read_ahead(const void* next) {
-    prefetch_read(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(next) + kReadAheadBytes));
-}
 
 struct HashLoops {
     void (*numbers)(const uint64_t* numbers, int64_t count, uint64_t* hashes);

@@ -12,18 +12,12 @@
 #include <vector>
 
 #include "hash.hpp"
+#include "partition_loops.hpp"
 
 namespace engine {
 
-constexpr int kKeyGroupBits = 15;
 constexpr int kMaxPartitions = 1024;
 constexpr int64_t kMaxPlanRows = int64_t{1} << 31;
-
-inline uint16_t key_group_of(uint64_t hash) { return static_cast<uint16_t>(hash >> (64 - kKeyGroupBits)); }
-
-inline uint16_t partition_of(uint64_t hash, uint32_t partitions) {
-    return static_cast<uint16_t>(uint32_t{key_group_of(hash)} * partitions >> kKeyGroupBits);
-}
 
 inline void key_groups(const Batch& batch, uint16_t* groups) {
     const Block hashes_block(static_cast<size_t>(batch.length) * sizeof(uint64_t));
@@ -87,16 +81,11 @@ inline Plan plan_partition(const Batch& keys, const uint8_t* selection, uint32_t
     hash_rows(keys, hashes);
     plan.destinations = Block(count * sizeof(uint16_t));
     uint16_t* destinations = plan.destinations.as<uint16_t>();
-    for (size_t j = 0; j < count; ++j) {
-        destinations[j] = partition_of(hashes[plan.source_of(static_cast<int64_t>(j))], partitions);
-    }
-    plan.starts.assign(partitions + 1, 0);
-    for (size_t j = 0; j < count; ++j) ++plan.starts[destinations[j] + 1];
-    for (uint32_t p = 0; p < partitions; ++p) plan.starts[p + 1] += plan.starts[p];
+    uint64_t* wanted = hashes;
+    for (size_t j = 0; !plan.all_wanted && j < count; ++j) wanted[j] = hashes[plan.sources.as<uint32_t>()[j]];
+    plan_loops().destinations(wanted, plan.count, partitions, destinations);
     plan.positions = Block(count * sizeof(uint32_t));
-    uint32_t* positions = plan.positions.as<uint32_t>();
-    std::vector<uint32_t> next(plan.starts.begin(), plan.starts.end());
-    for (size_t j = 0; j < count; ++j) positions[j] = next[destinations[j]]++;
+    plan.starts = place_rows(destinations, plan.count, partitions, plan.positions.as<uint32_t>());
     return plan;
 }
 

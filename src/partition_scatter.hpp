@@ -83,9 +83,11 @@ inline void prefetch_stream(const void* written) {
 template <int Width, class Rows>
 void scatter_slots(const uint8_t* from, uint8_t* to, int64_t count, const Rows& rows) {
     for (int64_t j = 0; j < count; ++j) {
+        const uint8_t* slot = from + int64_t{rows.source(j)} * Width;
         uint8_t* target = to + int64_t{rows.position(j)} * Width;
-        std::memcpy(target, from + int64_t{rows.source(j)} * Width, Width);
+        read_ahead(slot);
         prefetch_stream<Rows>(target);
+        std::memcpy(target, slot, Width);
     }
 }
 
@@ -159,12 +161,6 @@ Bits scatter_flags(const Plan& plan, Read&& read) {
     return bits;
 }
 
-// The byte of text that a partition writes next, and the first one that is no longer its own.
-struct TextCursor {
-    int64_t next;
-    int64_t end;
-};
-
 template <int Step>
 inline void copy_text(uint8_t* to, const uint8_t* from, int64_t size, int64_t room, int64_t readable) {
     const int64_t stepped = (size + Step - 1) / Step * Step;
@@ -175,41 +171,50 @@ inline void copy_text(uint8_t* to, const uint8_t* from, int64_t size, int64_t ro
     }
 }
 
-// Sums the bytes of each partition and turns them into cursors; returns the total.
+// Writes the offsets of the output: the sizes go to their rows, then are summed. So no text has to wait for the one
+// before it in its partition, as it would with a cursor a partition; where nearly all rows go to one partition, that
+// wait costs more than the copy. Returns the total.
 template <class Offset, class Rows>
-int64_t start_text_cursors(const Offset* offsets, const Plan& plan, const Rows& rows,
-                           std::vector<TextCursor>& cursors) {
-    for (int64_t j = 0; j < plan.count; ++j) {
+int64_t place_texts(const Offset* offsets, int64_t count, const Rows& rows, Offset* out_offsets) {
+    for (int64_t j = 0; j < count; ++j) {
         const int64_t row = rows.source(j);
-        cursors[static_cast<size_t>(rows.partition(j))].end += offsets[row + 1] - offsets[row];
+        read_ahead(offsets + row);
+        out_offsets[rows.position(j) + 1] = offsets[row + 1] - offsets[row];
     }
     int64_t total = 0;
-    for (TextCursor& cursor : cursors) {
-        cursor.next = total;
-        total += cursor.end;
-        cursor.end = total;
+    out_offsets[0] = 0;
+    for (int64_t j = 1; j <= count; ++j) {
+        total += out_offsets[j];
+        out_offsets[j] = static_cast<Offset>(total);
     }
-    cursors.back().end += kPaddingBytes;
     return total;
 }
 
+// Where the text of each partition ends; the last may spill into the padding of the block.
+template <class Offset>
+std::vector<int64_t> text_ends(const Plan& plan, const Offset* out_offsets) {
+    std::vector<int64_t> ends;
+    ends.reserve(plan.starts.size());
+    for (size_t p = 1; p < plan.starts.size(); ++p) ends.push_back(out_offsets[plan.starts[p]]);
+    ends.back() += kPaddingBytes;
+    return ends;
+}
+
 template <int Step, class Offset, class Rows>
-void scatter_text_steps(const Column& column, const Plan& plan, const Rows& rows, std::vector<TextCursor>& cursors,
-                        Offset* out_offsets, uint8_t* out_bytes) {
+void copy_texts(const Column& column, const Plan& plan, const Rows& rows, const Offset* out_offsets,
+                uint8_t* out_bytes) {
     const Offset* offsets = column.slots<Offset>();
-    const uint8_t* bytes = column.bytes;
     const int64_t readable_end = offsets[column.length];
-    TextCursor* const all_cursors = cursors.data();
+    const std::vector<int64_t> ends_of_all = text_ends(plan, out_offsets);
+    const int64_t* ends = ends_of_all.data();
     for (int64_t j = 0; j < plan.count; ++j) {
         const int64_t row = rows.source(j);
         const int64_t start = offsets[row];
-        const int64_t size = offsets[row + 1] - start;
-        TextCursor& cursor = all_cursors[rows.partition(j)];
-        const int64_t target = cursor.next;
-        cursor.next = target + size;
-        out_offsets[rows.position(j)] = static_cast<Offset>(target);
+        const int64_t target = out_offsets[rows.position(j)];
+        read_ahead(column.bytes + start);
         prefetch_stream<Rows>(out_bytes + target);
-        copy_text<Step>(out_bytes + target, bytes + start, size, cursor.end - target, readable_end - start);
+        copy_text<Step>(out_bytes + target, column.bytes + start, offsets[row + 1] - start,
+                        ends[rows.partition(j)] - target, readable_end - start);
     }
 }
 
@@ -223,19 +228,17 @@ void scatter_text(const Column& column, const Plan& plan, OutputNode& node) {
         bytes_block = Block(0);
     } else {
         visit_plan(plan, [&](auto rows) {
-            std::vector<TextCursor> cursors(plan.starts.size() - 1, TextCursor{0, 0});
-            const int64_t total = start_text_cursors(column.slots<Offset>(), plan, rows, cursors);
+            const int64_t total = place_texts(column.slots<Offset>(), plan.count, rows, out_offsets);
             if (static_cast<Offset>(total) != total) throw std::overflow_error("a text column outgrew its offsets");
             bytes_block = Block(static_cast<size_t>(total));
             uint8_t* out_bytes = bytes_block.as<uint8_t>();
-            out_offsets[plan.count] = static_cast<Offset>(total);
             const int64_t mean = total / plan.count;
             if (mean <= 14) {
-                scatter_text_steps<16>(column, plan, rows, cursors, out_offsets, out_bytes);
+                copy_texts<16>(column, plan, rows, out_offsets, out_bytes);
             } else if (mean <= 28) {
-                scatter_text_steps<32>(column, plan, rows, cursors, out_offsets, out_bytes);
+                copy_texts<32>(column, plan, rows, out_offsets, out_bytes);
             } else {
-                scatter_text_steps<64>(column, plan, rows, cursors, out_offsets, out_bytes);
+                copy_texts<64>(column, plan, rows, out_offsets, out_bytes);
             }
         });
     }
