@@ -1,14 +1,16 @@
 """Partitioning of whole batches by key, and gathering of selected rows; algorithm and laws are in
 partition_scatter.hpp.
 
-Functions keep nothing between calls and a `Partitioner` never changes, so all of this may be called from any thread.
-The output's memory comes from the pool and goes back to it when the last slice of the output is gone.
+Functions keep nothing between calls and a `Partitioner` only an empty batch, so all of this may be called from any
+thread. The output's memory comes from the pool and goes back to it when the last slice of the output is gone.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libcpp cimport bool as bool_t
 from libcpp.vector cimport vector
+
+import pyarrow
 
 from arrow_c cimport (
     ArrowArray,
@@ -55,8 +57,6 @@ import_pool()
 
 cdef object _record_batch(object batch):
     """The batch as a pyarrow.RecordBatch; a struct's own nulls and offset move to its children."""
-    import pyarrow
-
     if isinstance(batch, pyarrow.RecordBatch):
         return batch
     if not hasattr(batch, "__arrow_c_array__"):
@@ -76,7 +76,6 @@ cdef object _record_batch(object batch):
 
 cdef object _masked(object column, object missing):
     """A struct's child with the struct's nulls; pyarrow's `flatten` aborts on types that have no validity bitmap."""
-    import pyarrow
     import pyarrow.compute
 
     if pyarrow.types.is_union(column.type):
@@ -114,7 +113,6 @@ cdef class _Selection:
 
 cdef object _take(object column, object indices):
     """The rows of a nested column, by pyarrow; run-end encoded ones are decoded for it and encoded again."""
-    import pyarrow
     import pyarrow.compute
 
     if pyarrow.types.is_run_end_encoded(column.type):
@@ -125,36 +123,15 @@ cdef object _take(object column, object indices):
 
 cdef object _plan_indices(const Plan& plan):
     """The input row of each output row, as an Arrow array for `take`."""
-    import pyarrow
-
     cdef void* indices = NULL
     buffer = new_buffer(plan.count * sizeof(int64_t), &indices)
     invert_plan(plan, <int64_t*>indices)
     return pyarrow.Array.from_buffers(pyarrow.int64(), plan.count, [None, pyarrow.py_buffer(buffer)])
 
 
-cdef object _restore_types(object scattered, object batch, const Plan& plan):
-    """`scattered` with the types of `batch`: an extension type that is not registered comes back from C as its
-    storage."""
-    import pyarrow
-
-    columns = []
-    for column, field, source in zip(scattered.columns, batch.schema, batch.columns):
-        if column.type != field.type:
-            if isinstance(field.type, pyarrow.BaseExtensionType) and column.type == field.type.storage_type:
-                column = pyarrow.ExtensionArray.from_storage(field.type, column)
-            else:
-                column = _take(source, _plan_indices(plan))
-        columns.append(column)
-    return pyarrow.RecordBatch.from_arrays(columns, schema=batch.schema)
-
-
-cdef object _scatter(object batch, const Plan& plan):
-    """A new RecordBatch of the plan's rows, in the plan's order."""
-    import pyarrow
-
-    # Exported afresh, so that its dictionaries and text may be moved into the output.
-    capsules = export_array(batch)
+cdef object _scatter(object batch, object capsules, const Plan& plan):
+    """A new RecordBatch of the plan's rows, in the plan's order. `capsules` are a fresh export of `batch`: its
+    dictionaries and text are moved into the output."""
     cdef Batch parsed = parse_batch(schema_of(capsules)[0], array_of(capsules)[0])
     cdef vector[ArrowArray*] taken
     cdef size_t index
@@ -170,17 +147,8 @@ cdef object _scatter(object batch, const Plan& plan):
     result = new_array_capsule(&out)
     with nogil:
         scatter_batch(parsed, plan, taken, out)
-    schema = batch.schema
-    scattered = pyarrow.RecordBatch._import_from_c_capsule(schema.__arrow_c_schema__(), result)
-    return scattered if scattered.schema.equals(schema) else _restore_types(scattered, batch, plan)
-
-
-cdef object _empty(object schema):
-    """A batch of no rows that holds on to no other batch's memory."""
-    import pyarrow
-
-    columns = [column.combine_chunks() for column in schema.empty_table().columns]
-    return pyarrow.RecordBatch.from_arrays(columns, schema=schema)
+    # With the schema itself, not a description of it: half the time, and extension types need no registration.
+    return pyarrow.RecordBatch._import_from_c(<size_t>out, batch.schema)
 
 
 cdef class Partitioner:
@@ -191,12 +159,14 @@ cdef class Partitioner:
 
     cdef readonly tuple columns
     cdef readonly int partitions
+    cdef dict _empty
 
     def __init__(self, columns: object, partitions: int):
         if not 1 <= partitions <= kMaxPartitions:
             raise ValueError(f"partitions must be 1 to {kMaxPartitions}, not {partitions}")
         self.columns = tuple(columns)
         self.partitions = partitions
+        self._empty = {}
         column_indices(self.columns)
 
     def partition(self, batch: object, selection: object = None) -> list[object]:
@@ -219,23 +189,33 @@ cdef class Partitioner:
             only = only_partition(plan)
         if only >= 0 and plan.all_wanted:
             return self._cut(plan, batch)
-        return self._cut(plan, _scatter(batch, plan))
+        return self._cut(plan, _scatter(batch, capsules, plan))
 
     cdef list _cut(self, const Plan& plan, object ordered):
         cdef int64_t start, count
+        cdef int index
         empty = None
+        slice_of = ordered.slice
         cut = []
         for index in range(self.partitions):
             start = plan.starts[index]
             count = plan.starts[index + 1] - start
-            if count == plan.count:
-                cut.append(ordered if plan.count else _empty(ordered.schema))
+            if count and count == plan.count:
+                cut.append(ordered)
             elif count:
-                cut.append(ordered.slice(start, count))
+                cut.append(slice_of(start, count))
             else:
-                empty = _empty(ordered.schema) if empty is None else empty
+                empty = self._empty_batch(ordered.schema) if empty is None else empty
                 cut.append(empty)
         return cut
+
+    cdef object _empty_batch(self, object schema):
+        """A batch of no rows that holds on to no other batch's memory; the last one made, where it fits."""
+        empty = self._empty.get("batch")
+        if empty is None or not empty.schema.equals(schema, check_metadata=True):
+            columns = [column.combine_chunks() for column in schema.empty_table().columns]
+            empty = self._empty["batch"] = pyarrow.RecordBatch.from_arrays(columns, schema=schema)
+        return empty
 
 
 def gather(batch: object, selection: object) -> object:
@@ -250,7 +230,7 @@ def gather(batch: object, selection: object) -> object:
     cdef Plan plan
     with nogil:
         plan = plan_gather(length, selected.wanted)
-    return batch if plan.all_wanted else _scatter(batch, plan)
+    return batch if plan.all_wanted else _scatter(batch, export_array(batch), plan)
 
 
 def key_groups(batch: object, columns: object) -> object:
