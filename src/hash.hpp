@@ -55,10 +55,17 @@ inline void hash_values(const FixedBytesReader& reader, const Column& column, co
     for (int64_t row = open; row < column.length; ++row) hashes[row] = hash_value(reader.read(row));
 }
 
+// So many leading texts have at least 16 readable bytes behind their end.
+template <class Offset>
+int64_t open_texts(const TextReader<Offset>& reader, int64_t length) {
+    int64_t open = length;
+    while (open > 0 && reader.offsets[length] - reader.offsets[open] < 16) --open;
+    return open;
+}
+
 template <class Offset>
 void hash_values(const TextReader<Offset>& reader, const Column& column, const HashLoops& loops, uint64_t* hashes) {
-    int64_t open = column.length;
-    while (open > 0 && reader.offsets[column.length] - reader.offsets[open] < 16) --open;
+    const int64_t open = open_texts(reader, column.length);
     if constexpr (std::is_same_v<Offset, int32_t>) {
         loops.texts32(reader.offsets, reader.bytes, open, hashes);
     } else {

@@ -53,12 +53,14 @@ ENGINE_AVX2 inline void hash_numbers_avx2(const uint64_t* numbers, int64_t count
     mix_numbers(numbers, count, hashes);
 }
 
+ENGINE_AVX512 inline __m512i every_lane(uint64_t word) { return _mm512_set1_epi64(static_cast<int64_t>(word)); }
+
 ENGINE_AVX512 inline __m512i xor_shifted(__m512i x) { return _mm512_xor_si512(x, _mm512_srli_epi64(x, 33)); }
 
 ENGINE_AVX512 inline void hash_numbers_avx512(const uint64_t* numbers, int64_t count, uint64_t* hashes) {
-    const __m512i seed = _mm512_set1_epi64(static_cast<int64_t>(kNumberSeed));
-    const __m512i first = _mm512_set1_epi64(static_cast<int64_t>(kMixFirst));
-    const __m512i second = _mm512_set1_epi64(static_cast<int64_t>(kMixSecond));
+    const __m512i seed = every_lane(kNumberSeed);
+    const __m512i first = every_lane(kMixFirst);
+    const __m512i second = every_lane(kMixSecond);
     int64_t row = 0;
     for (; row + 8 <= count; row += 8) {
         read_ahead(numbers + row);
@@ -95,31 +97,42 @@ ENGINE_AVX512 inline __m256i load_pair(const uint8_t* first, const uint8_t* seco
                                    _mm_loadu_si128(reinterpret_cast<const __m128i*>(second)), 1);
 }
 
-// Eight texts of up to 16 bytes, one block each.
+struct EightBlocks {
+    __m512i low;
+    __m512i high;
+};
+
+// The first `sizes` (from 16 on: 16) bytes at eight places, padded with zeros; 16 are read at each.
 template <class Offset>
-ENGINE_AVX512 inline __m512i hash_short_texts(const Offset* offsets, const uint8_t* bytes, __m512i sizes) {
-    const auto text = [&](int i) { return bytes + offsets[i]; };
-    const __m512i before = _mm512_inserti64x4(_mm512_castsi256_si512(load_pair(text(0), text(1))),
-                                              load_pair(text(2), text(3)), 1);
-    const __m512i behind = _mm512_inserti64x4(_mm512_castsi256_si512(load_pair(text(4), text(5))),
-                                              load_pair(text(6), text(7)), 1);
+ENGINE_AVX512 inline EightBlocks load_blocks(const uint8_t* bytes, const Offset* places, __m512i sizes) {
+    const __m512i before =
+        _mm512_inserti64x4(_mm512_castsi256_si512(load_pair(bytes + places[0], bytes + places[1])),
+                           load_pair(bytes + places[2], bytes + places[3]), 1);
+    const __m512i behind =
+        _mm512_inserti64x4(_mm512_castsi256_si512(load_pair(bytes + places[4], bytes + places[5])),
+                           load_pair(bytes + places[6], bytes + places[7]), 1);
     const __m512i all = _mm512_set1_epi64(-1);
     const __m512i bits = _mm512_slli_epi64(sizes, 3);
     const __m512i high_bits =
         _mm512_max_epi64(_mm512_sub_epi64(bits, _mm512_set1_epi64(64)), _mm512_setzero_si512());
     // A shift by 64 or more leaves zero: then every bit of the word is kept.
-    const __m512i low = _mm512_andnot_si512(
-        _mm512_sllv_epi64(all, bits),
-        _mm512_permutex2var_epi64(before, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), behind));
-    const __m512i high = _mm512_andnot_si512(
-        _mm512_sllv_epi64(all, high_bits),
-        _mm512_permutex2var_epi64(before, _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15), behind));
-    const __m512i seed = _mm512_set1_epi64(static_cast<int64_t>(kBytesSeed));
-    const __m512i folded = fold_avx512(_mm512_xor_si512(low, _mm512_set1_epi64(static_cast<int64_t>(kLowKey))),
-                                       _mm512_xor_si512(high, seed));
+    return {_mm512_andnot_si512(
+                _mm512_sllv_epi64(all, bits),
+                _mm512_permutex2var_epi64(before, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), behind)),
+            _mm512_andnot_si512(
+                _mm512_sllv_epi64(all, high_bits),
+                _mm512_permutex2var_epi64(before, _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15), behind))};
+}
+
+// Eight texts of up to 16 bytes, one block each.
+template <class Offset>
+ENGINE_AVX512 inline __m512i hash_short_texts(const Offset* offsets, const uint8_t* bytes, __m512i sizes) {
+    const EightBlocks blocks = load_blocks(bytes, offsets, sizes);
+    const __m512i seed = every_lane(kBytesSeed);
+    const __m512i folded =
+        fold_avx512(_mm512_xor_si512(blocks.low, every_lane(kLowKey)), _mm512_xor_si512(blocks.high, seed));
     const __m512i state = _mm512_mask_mov_epi64(folded, _mm512_testn_epi64_mask(sizes, sizes), seed);
-    return fold_avx512(_mm512_xor_si512(state, _mm512_set1_epi64(static_cast<int64_t>(kEndKey))),
-                       _mm512_xor_si512(sizes, _mm512_set1_epi64(static_cast<int64_t>(kSizeKey))));
+    return fold_avx512(_mm512_xor_si512(state, every_lane(kEndKey)), _mm512_xor_si512(sizes, every_lane(kSizeKey)));
 }
 
 // So many rows go by the plain loop where one of eight is long: where one is, more follow.

@@ -7,65 +7,16 @@
 //                                   bool 1, every other number 8, decimals of up to 128 bits 16
 //   everything else                 the fingerprint of all columns
 //
-// Fingerprint: two lanes (s, t) of folded multiplies (hash_value.hpp) under eight keys k0..k7 expanded from a secret seed.
-// Each 16-byte block (a, b) of a column, zero-padded, then (size, ordinal) of the column is absorbed as
-//   s' = safe(a ^ k0 ^ s, b ^ k1 ^ t)      t' = safe(a ^ k2 ^ t, b ^ k3 ^ s)
-// with safe(x, y) = fold(x, y) ^ x ^ rotate(y, 32),
-// and the result is safe(s ^ k4, t ^ k5), safe(t ^ k6, s ^ k7). Sizes at the end of each column make the
-// encoding of a row unambiguous. The xor in `safe` keeps the other factor when one is zero (the weakness of plain
-// folding). The seed makes collisions unpredictable to whoever chooses the keys; a null component makes the identity
-// all zeros.
+// The fingerprint is defined in fingerprint.hpp. A null component makes the identity all zeros.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
+#include "fingerprint_loops.hpp"
 #include "hash.hpp"
 
 namespace engine {
-
-constexpr int kIdBytes = 16;
-
-struct FingerprintKeys {
-    uint64_t k[8];
-
-    explicit FingerprintKeys(const uint8_t* seed) {
-        const uint64_t first = load64(seed), second = load64(seed + 8);
-        for (uint64_t i = 0; i < 8; ++i) k[i] = mix(first + (i + 1) * kGolden) ^ mix(second ^ mix((i + 1) * kGolden));
-    }
-};
-
-inline uint64_t safe_fold(uint64_t x, uint64_t y) { return fold(x, y) ^ x ^ (y << 32 | y >> 32); }
-
-struct Fingerprint {
-    uint64_t s = 0;
-    uint64_t t = 0;
-
-    void absorb_block(const FingerprintKeys& keys, uint64_t a, uint64_t b) {
-        const uint64_t next = safe_fold(a ^ keys.k[0] ^ s, b ^ keys.k[1] ^ t);
-        t = safe_fold(a ^ keys.k[2] ^ t, b ^ keys.k[3] ^ s);
-        s = next;
-    }
-
-    void absorb(const FingerprintKeys& keys, uint64_t ordinal, uint64_t number) {
-        absorb_block(keys, number, 0);
-        absorb_block(keys, 8, ordinal);
-    }
-
-    void absorb(const FingerprintKeys& keys, uint64_t ordinal, const Words& words) {
-        absorb_block(keys, words.low, words.high);
-        absorb_block(keys, 16, ordinal);
-    }
-
-    void absorb(const FingerprintKeys& keys, uint64_t ordinal, const Bytes& value) {
-        for_each_block(value, [&](const Words& block) { absorb_block(keys, block.low, block.high); });
-        absorb_block(keys, static_cast<uint64_t>(value.size), ordinal);
-    }
-
-    Words finish(const FingerprintKeys& keys) const {
-        return {safe_fold(s ^ keys.k[4], t ^ keys.k[5]), safe_fold(t ^ keys.k[6], s ^ keys.k[7])};
-    }
-};
 
 enum class IdForm { bytes, packed, fingerprint };
 
@@ -122,11 +73,6 @@ inline bool any_may_be_null(const Batch& batch) {
     return false;
 }
 
-inline void store_words(uint8_t* id, const Words& words) {
-    std::memcpy(id, &words.low, 8);
-    std::memcpy(id + 8, &words.high, 8);
-}
-
 // Stores canonical bytes at the column's place in the identity; the compiler drops the branches of other shapes.
 inline void store_packed(uint8_t* target, int width, uint64_t number) {
     if (width == 1) {
@@ -158,15 +104,33 @@ void for_each_value(const Column& column, uint8_t* keyed, Use&& use) {
     });
 }
 
-inline Words id_of_bytes(const FingerprintKeys& keys, const Bytes& value) {
-    if (value.size == kIdBytes) return load_padded(value.data, kIdBytes, value.end);
-    Fingerprint fingerprint;
-    fingerprint.absorb(keys, 0, value);
-    return fingerprint.finish(keys);
-}
-template <class Other>
-Words id_of_bytes(const FingerprintKeys&, const Other&) {
+template <class Value>
+Words id_of_bytes(const FingerprintKeys&, const Value&) {
     return {0, 0};  // a single key of this shape is packed
+}
+
+// All texts but the last few, whose last block of 16 bytes reaches behind the buffer, go by the loop of the level.
+template <class Offset>
+void identify_texts(const Column& column, const FingerprintKeys& keys, uint8_t* ids) {
+    const TextReader<Offset> reader(column);
+    const int64_t open = open_texts(reader, column.length);
+    identify_open_texts(reader.offsets, reader.bytes, open, keys, ids);
+    for (int64_t row = open; row < column.length; ++row) {
+        store_words(ids + row * kIdBytes, id_of_bytes(keys, reader.read(row)));
+    }
+}
+
+inline void identify_bytes(const Column& column, const FingerprintKeys& keys, uint8_t* ids, uint8_t* keyed) {
+    const Kind kind = column.type.kind;
+    const bool text = !column.dictionary && column.length > 0 && (kind == Kind::text32 || kind == Kind::text64);
+    if (text) {
+        kind == Kind::text32 ? identify_texts<int32_t>(column, keys, ids) : identify_texts<int64_t>(column, keys, ids);
+        for_each_null(column, [&](int64_t row) { keyed[row] = 0; });
+        return;
+    }
+    for_each_value(column, keyed, [&](int64_t row, const auto& value) {
+        store_words(ids + row * kIdBytes, id_of_bytes(keys, value));
+    });
 }
 
 inline void pack_columns(const Batch& batch, uint8_t* ids, uint8_t* keyed) {
@@ -208,9 +172,7 @@ inline int64_t make_key_ids(const Batch& batch, const uint8_t* seed, uint8_t* id
     if (keyed != nullptr) std::memset(keyed, 1, rows);
     const IdForm form = id_form(batch);
     if (form == IdForm::bytes) {
-        for_each_value(batch.columns[0], keyed, [&](int64_t row, const auto& value) {
-            store_words(ids + row * kIdBytes, id_of_bytes(keys, value));
-        });
+        identify_bytes(batch.columns[0], keys, ids, keyed);
     } else {
         std::memset(ids, 0, rows * kIdBytes);
         form == IdForm::packed ? pack_columns(batch, ids, keyed) : fingerprint_columns(batch, keys, ids, keyed);

@@ -1,4 +1,7 @@
-"""Hashes and key identities against a naive model, over every type, form and slice; golden vectors pin the formats."""
+"""Hashes and key identities against a naive model, over every type, form and slice; golden vectors pin the formats.
+
+Every hash is computed at each level of vector instructions that the machine has.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from hash_model import hash_row, key_id
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine._core import simd
 from engine._core.hash import HASH_VERSION, KeyIds, hash_rows, key_ids
 
 SEED = bytes(range(16))
@@ -21,7 +25,11 @@ KEYS = st.lists(st.sampled_from(sorted(KEY_FORMS)), min_size=1, max_size=3)
 
 
 def hashes(batch: Any, columns: list[int]) -> list[int]:
-    return np.frombuffer(hash_rows(batch, columns), np.uint64).tolist()
+    """The hashes, the same at every level."""
+    chosen = np.frombuffer(hash_rows(batch, columns), np.uint64).tolist()
+    for level in simd.levels():
+        assert np.frombuffer(hash_rows(batch, columns, level), np.uint64).tolist() == chosen, level
+    return chosen
 
 
 def ids(batch: Any, columns: list[int], seed: bytes = SEED) -> list[bytes | None]:
@@ -76,6 +84,29 @@ def test_long_columns(name: str, rows: int) -> None:
     batch = one_column(KEY_FORMS[name].make(raw)).slice(3)
     assert hashes(batch, [0]) == [hash_row([value]) for value in raw[3:]]
     assert ids(batch, [0]) == [key_id([value], SEED) for value in raw[3:]]
+
+
+@pytest.mark.parametrize("form", ["string", "large_string", "string_view", "large_string by uint16"])
+@pytest.mark.parametrize(
+    "sizes", [range(17), range(40), [0] * 9, [16] * 20, [*range(17)] * 9 + [200] + [3] * 100, [47, 48, 49, 64, 65]]
+)
+def test_text_of_every_size(form: str, sizes: list[int]) -> None:
+    """Short texts go by eight, longer ones one by one, and the last ones are read with care."""
+    raw = [bytes([97 + row % 26]) * size for row, size in enumerate(sizes)]
+    array = KEY_FORMS[form].make(raw)
+    for start in range(min(len(raw), 10)):
+        found = hashes(one_column(array.slice(start)), [0])
+        assert found == [hash_row([value]) for value in raw[start:]]
+        assert ids(one_column(array.slice(start)), [0]) == [key_id([value], SEED) for value in raw[start:]]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 8, 15, 16, 17, 32, 33, 50])
+def test_fixed_binary_of_every_size(size: int) -> None:
+    raw = [bytes([row + at & 255 for at in range(size)]) for row in range(40)]
+    array = pa.array(raw, pa.binary(size))
+    assert hashes(one_column(array.slice(1)), [0]) == [hash_row([value]) for value in raw[1:]]
+    if size:
+        assert hashes(one_column(guarded(array)), [0]) == [hash_row([value]) for value in raw]
 
 
 def test_equal_values_meet_in_every_form() -> None:
@@ -286,6 +317,8 @@ def test_refusals() -> None:
             make(batch, [-1])
         with pytest.raises(TypeError, match="__arrow_c_array__"):
             make(None, [0])
+    with pytest.raises(ValueError, match="this machine has no level 'sse9'"):
+        hash_rows(batch, [0], "sse9")
     with pytest.raises(ValueError, match="seed of key ids must be 16 bytes, not 5"):
         key_ids(batch, [0], b"short")
 
