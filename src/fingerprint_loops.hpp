@@ -50,15 +50,21 @@ template <class Offset>
 ENGINE_AVX512 inline EightFingerprints absorb_texts(const __m512i* keys, const Offset* offsets, const uint8_t* bytes,
                                                     __m512i sizes) {
     EightFingerprints state{_mm512_setzero_si512(), _mm512_setzero_si512()};
+    const __m512i block = _mm512_set1_epi64(16);
     alignas(64) int64_t places[8];
     __m512i next = load_starts(offsets);
     __m512i left = sizes;
+    for (; _mm512_cmplt_epi64_mask(left, block) == 0; left = _mm512_sub_epi64(left, block)) {
+        _mm512_store_si512(places, next);
+        state = absorb_blocks(keys, state, load_whole_blocks(bytes, places));
+        next = _mm512_add_epi64(next, block);
+    }
     for (__mmask8 live = _mm512_test_epi64_mask(left, left); live != 0; live = _mm512_test_epi64_mask(left, left)) {
         _mm512_store_si512(places, next);
         const EightFingerprints after = absorb_blocks(keys, state, load_blocks(bytes, places, left));
         state = {_mm512_mask_mov_epi64(state.s, live, after.s), _mm512_mask_mov_epi64(state.t, live, after.t)};
         // A text that has come to its end stays there.
-        const __m512i step = _mm512_min_epi64(left, _mm512_set1_epi64(16));
+        const __m512i step = _mm512_min_epi64(left, block);
         next = _mm512_add_epi64(next, step);
         left = _mm512_sub_epi64(left, step);
     }
