@@ -6,7 +6,8 @@ Laws
       selection; the next gather (an exchange, a map, a sink) copies the wanted rows, so that columns are touched once.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -48,6 +49,8 @@ class Batch:
     selected: int = -1
     """How many rows are wanted; -1 stands for all of them."""
 
+    _size_bytes: int = field(default=-1, init=False, repr=False, compare=False)
+
     @property
     def row_count(self) -> int:
         """The number of rows that are still wanted."""
@@ -56,7 +59,10 @@ class Batch:
     @property
     def size_bytes(self) -> int:
         """Bytes of the Arrow data, wanted or not: what the batch keeps in memory."""
-        return int(self.rows.nbytes)
+        if self._size_bytes < 0:
+            # Adding up the buffers takes longer than a hop between two stages: once is enough.
+            object.__setattr__(self, "_size_bytes", int(self.rows.nbytes))
+        return self._size_bytes
 
     def narrowed(self, selection: Selection, selected: int) -> "Batch":
         """The same rows with a narrower selection."""
@@ -73,6 +79,18 @@ class Batch:
     def with_rows(self, rows: pa.RecordBatch) -> "Batch":
         """Other rows made of these, all of them wanted."""
         return Batch(rows, self.origin)
+
+    @classmethod
+    def joined(cls, batches: "Sequence[Batch]") -> "list[Batch]":
+        """The wanted rows of all in one batch, copied; as they were where their dictionaries do not fit together."""
+        if len(batches) < 2:
+            return list(batches)
+        gathered = [batch.gathered() for batch in batches]
+        try:
+            rows = pa.concat_batches([batch.rows for batch in gathered])  # type: ignore[attr-defined]
+        except pa.ArrowException:
+            return gathered
+        return [cls(rows, batches[0].origin.through(batches[-1].origin))]
 
 
 def zero_rows(schema: pa.Schema) -> pa.RecordBatch:

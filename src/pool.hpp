@@ -26,12 +26,18 @@
 #include <new>
 #include <utility>
 
+#if defined(__linux__)
+#include <stdlib.h>
+#include <sys/mman.h>
+#endif
+
 namespace engine {
 
 constexpr size_t kAlignmentBytes = 64;
 constexpr size_t kPaddingBytes = 64;
 constexpr size_t kHeaderBytes = 64;
 constexpr size_t kSmallBytes = 16 * 1024;
+constexpr size_t kHugePageBytes = 2 * 1024 * 1024;
 constexpr int kClassSteps = 4;
 constexpr int kClassCount = 64 * kClassSteps;
 constexpr size_t kDefaultIdleLimitBytes = 128u << 20;
@@ -188,7 +194,8 @@ class Pool {
     }
 
     static Header* allocate(size_t capacity, int size_class) {
-        void* allocation = std::malloc(capacity + kHeaderBytes + kPaddingBytes + kAlignmentBytes);
+        const size_t size_bytes = capacity + kHeaderBytes + kPaddingBytes + kAlignmentBytes;
+        void* allocation = capacity < kHugePageBytes ? std::malloc(size_bytes) : allocate_huge(size_bytes);
         if (allocation == nullptr) return nullptr;
         const uintptr_t unaligned = reinterpret_cast<uintptr_t>(allocation);
         const uintptr_t start = (unaligned + kAlignmentBytes - 1) & ~uintptr_t{kAlignmentBytes - 1};
@@ -197,6 +204,19 @@ class Pool {
         header->allocation = allocation;
         header->size_class = size_class;
         return header;
+    }
+
+    // Large blocks that begin on a huge page's border, and advice to fill them by huge pages: a fresh block then costs
+    // one fault for 2 MiB instead of 512. Advice only: where the system has none to give, nothing is lost.
+    static void* allocate_huge(size_t size_bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+        void* allocation = nullptr;
+        if (posix_memalign(&allocation, kHugePageBytes, size_bytes) != 0) return nullptr;
+        madvise(allocation, size_bytes, MADV_HUGEPAGE);
+        return allocation;
+#else
+        return std::malloc(size_bytes);
+#endif
     }
 
     Header* take_idle(int size_class) {

@@ -3,9 +3,8 @@
 Laws
     - Stable: rows of one partition keep their order. The wanted rows of a batch are gathered here, once for all
       columns.
-    - Small pieces are held back and travel together; a barrier, the end, or a moment without input sends them on.
-    - A piece keeps the whole batch alive that it was cut from. So all pieces leave together when the batches they came
-      from reach a bound: a partition that gets few rows cannot hold on to more.
+    - Batches wait for one another and are split together, so that pieces are large: a hop costs the same for ten rows
+      as for 65,536. A barrier, the end, a bound in rows or bytes, or ``LINGER_S`` sends them on.
     - A barrier goes to every partition, behind all rows that came before it.
 """
 
@@ -23,18 +22,18 @@ from engine.stage import Offload
 
 __all__ = ["Exchange"]
 
-TRAVEL_ROWS = 4_096
-"""Pieces of fewer rows wait for others of their partition: below this a hop costs more than the copy."""
+PIECE_ROWS = 32_768
+"""Rows of a piece, on average, that batches wait for."""
 
-HELD_ROWS = 4 * 65_536
-"""Rows that are split before all pieces leave, however small."""
+HELD_ROWS = 8 * 65_536
+"""The most rows that are split together, however many the partitions."""
 
 LINGER_S = 0.02
-"""How long a piece waits when no input comes."""
+"""How long a batch waits for others."""
 
 
 class Exchange:
-    """Splits each batch by the hash of its key columns and sends the pieces to the lanes."""
+    """Splits batches by the hash of their key columns and sends the pieces to the lanes."""
 
     def __init__(
         self,
@@ -48,56 +47,57 @@ class Exchange:
         self._sends = sends
         self._offload = offload
         self._memory_bytes = memory_bytes
-        self._waiting: list[list[Batch]] = [[] for _ in sends]
+        self._enough_rows = min(PIECE_ROWS * len(sends), HELD_ROWS)
+        self._held: list[Batch] = []
         self._held_rows = 0
         self._held_bytes = 0
+        self._due_s = math.inf
 
     async def run(self, receive: ReceiveChannel[Batch | Barrier]) -> None:
         """Move rows until the channel ends."""
         try:
             while True:
-                linger_s = LINGER_S if any(self._waiting) else math.inf
-                with trio.move_on_after(linger_s) as lingering:
+                item = None
+                with trio.move_on_at(self._due_s):
                     item = await receive.receive()
-                if lingering.cancelled_caught:
-                    await self._send_waiting()
-                elif isinstance(item, Barrier):
-                    await self._send_waiting()
+                if isinstance(item, Batch):
+                    await self._hold(item)
+                    continue
+                await self._split()
+                if isinstance(item, Barrier):
                     for send in self._sends:
                         send.send_control(item)
-                else:
-                    await self._split(item)
         except trio.EndOfChannel:
-            await self._send_waiting()
+            await self._split()
         finally:
             for send in self._sends:
                 send.close()
 
-    async def _split(self, batch: Batch) -> None:
-        pieces = await self._offload(self._partitioner.partition, batch.rows, batch.selection)
-        for partition, piece in enumerate(pieces):
-            if piece.num_rows:
-                waiting = self._waiting[partition]
-                waiting.append(batch.with_rows(piece))
-                if sum(held.rows.num_rows for held in waiting) >= TRAVEL_ROWS:
-                    await self._send(partition)
+    async def _hold(self, batch: Batch) -> None:
+        if not self._held:
+            self._due_s = trio.current_time() + LINGER_S
+        self._held.append(batch)
         self._held_rows += batch.row_count
         self._held_bytes += batch.size_bytes
-        if self._held_rows >= HELD_ROWS or self._held_bytes >= self._memory_bytes:
-            await self._send_waiting()
+        if self._held_rows >= self._enough_rows or self._held_bytes >= self._memory_bytes:
+            await self._split()
 
-    async def _send_waiting(self) -> None:
-        for partition, waiting in enumerate(self._waiting):
-            if waiting:
-                await self._send(partition)
-        self._held_rows = self._held_bytes = 0
+    async def _split(self) -> None:
+        """Send on what is held, at most one piece a partition."""
+        held, self._held, self._held_rows, self._held_bytes = self._held, [], 0, 0
+        self._due_s = math.inf
+        if not held:
+            return
+        pieces = await self._offload(self._cut, held)
+        del held
+        for send, batches in zip(self._sends, pieces, strict=True):
+            for batch in batches:
+                await send.send(batch, rows=batch.row_count, size_bytes=batch.size_bytes)
 
-    async def _send(self, partition: int) -> None:
-        pieces, self._waiting[partition] = self._waiting[partition], []
-        batch = pieces[0] if len(pieces) == 1 else await self._offload(_joined, pieces)
-        await self._sends[partition].send(batch, rows=batch.row_count, size_bytes=batch.size_bytes)
-
-
-def _joined(pieces: Sequence[Batch]) -> Batch:
-    rows = pa.concat_batches([piece.rows for piece in pieces])  # type: ignore[attr-defined]
-    return Batch(rows, pieces[0].origin.through(pieces[-1].origin))
+    def _cut(self, held: Sequence[Batch]) -> list[list[Batch]]:
+        pieces: list[list[Batch]] = [[] for _ in self._sends]
+        for batch in held:
+            for partition, rows in enumerate(self._partitioner.partition(batch.rows, batch.selection)):
+                if rows.num_rows:
+                    pieces[partition].append(batch.with_rows(rows))
+        return [Batch.joined(each) for each in pieces]

@@ -3,23 +3,18 @@
 Laws
     - All sources send into one channel, so one barrier in it cuts them all at once: nothing needs to be aligned.
     - The offsets of an epoch are taken here, from the batches that passed: a batch and its offset cannot fall apart.
-    - A reader has a thread of its own; a barrier passes also while it blocks.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import pyarrow as pa
 
 from engine._runtime.channel import ReceiveChannel, SendChannel
 from engine._runtime.coordinator import Coordinator
-from engine._runtime.worker import Dedicated
 from engine.batch import Batch
-from engine.errors import EngineError, SourceError
 from engine.progress import Barrier, Offset
-from engine.source import Read, Reader
 
-__all__ = ["Arrival", "Counters", "Intake", "read_source"]
+__all__ = ["Arrival", "Counters", "Intake"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,40 +32,6 @@ class Counters:
 
     rows_in: int = 0
     rows_out: int = 0
-
-
-async def read_source(
-    name: str, reader: Reader, thread: Dedicated, send: SendChannel[Arrival | Barrier], coordinator: Coordinator | None
-) -> None:
-    """Read one source to its end and send what it gives. Cancelled while a read blocks, it leaves that read behind."""
-    reading = False
-    try:
-        while True:
-            if coordinator is not None:
-                await coordinator.admitted()
-            reading = True
-            read = await thread.run(partial(_read, name, reader), abandon_on_cancel=True)
-            reading = False
-            if read is None:
-                return
-            batch = Batch(read.rows, read.origin)
-            await send.send(Arrival(name, batch, read.offset), rows=batch.row_count, size_bytes=batch.size_bytes)
-            if coordinator is not None:
-                coordinator.received(batch.row_count, batch.size_bytes)
-    finally:
-        # A reader that is still reading belongs to the thread that was left behind with it.
-        if not reading:
-            reader.close()
-
-
-def _read(name: str, reader: Reader) -> Read | None:
-    try:
-        return reader.read()
-    except Exception as error:
-        reader.close()
-        if isinstance(error, EngineError):
-            raise
-        raise SourceError(f"{name}: reading failed: {type(error).__name__}: {error}", source=name) from error
 
 
 class Intake:

@@ -25,8 +25,9 @@ from engine._runtime.channel import ReceiveChannel, SendChannel, open_channel
 from engine._runtime.coordinator import Cadence, Coordinator
 from engine._runtime.exchange import Exchange
 from engine._runtime.failure import root_cause
-from engine._runtime.intake import Counters, Intake, read_source
+from engine._runtime.intake import Counters, Intake
 from engine._runtime.lane import SinkLane, StageLane
+from engine._runtime.reading import SourceReading
 from engine._runtime.worker import Dedicated, Workers
 from engine.checkpoint.store import StateDirectory
 from engine.graph import Graph
@@ -315,8 +316,8 @@ class Scheduler:
             async with trio.open_nursery() as nursery:
                 for index, (source, reader) in enumerate(zip(self._graph.sources, self._readers, strict=True)):
                     thread = workers.dedicated(f"engine-source-{index}")
-                    read = partial(read_source, source.name, reader, thread, entry, self.coordinator)
-                    self._start_soon(nursery, read)
+                    reading = SourceReading(source.name, reader, thread, entry, self.coordinator)
+                    self._start_soon(nursery, reading.run)
         if self.coordinator is None:
             entry.close()
             return
