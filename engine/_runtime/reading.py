@@ -2,7 +2,7 @@
 
 Laws
     - Small reads travel together: they are joined on the reader's thread until they make half a batch, as a hop costs
-      the same for ten rows as for 65,536.
+      the same for ten rows as for 65,536. They make no more bytes than an epoch may have.
     - No row waits longer for others than ``LINGER_S``: where the reader blocks, what it gave before is sent without it.
     - Rows are sent in the order in which they were read, each batch with the offset behind its last row.
     - A barrier passes also while the reader blocks. Rows that wait here are behind it.
@@ -11,6 +11,7 @@ Laws
 import threading
 from functools import partial
 
+import pyarrow as pa
 import trio
 
 from engine._runtime.channel import SendChannel
@@ -41,13 +42,15 @@ class SourceReading:
         thread: Dedicated,
         send: SendChannel[Arrival | Barrier],
         coordinator: Coordinator | None,
+        *,
+        epoch_bytes: int | None,
     ) -> None:
         self._name = name
         self._reader = reader
         self._thread = thread
         self._send = send
         self._coordinator = coordinator
-        self._held = _Held()
+        self._held = _Held(min(TRAVEL_BYTES, epoch_bytes or TRAVEL_BYTES))
         self._reading = False
         self._ended = False
 
@@ -94,7 +97,8 @@ class SourceReading:
 class _Held:
     """What was read and not sent yet: the reader's thread fills it, the task takes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, enough_bytes: int) -> None:
+        self._enough_bytes = enough_bytes
         self._lock = threading.Lock()
         self._reads: list[Read] = []
         self._rows = 0
@@ -108,6 +112,7 @@ class _Held:
             read = _read(name, reader)
             more = read is not None
             if read is not None:
+                self._row_bytes = self._row_bytes or _row_bytes(read.rows)
                 with self._lock:
                     self._reads.append(read)
                     self._rows += read.rows.num_rows
@@ -124,7 +129,7 @@ class _Held:
 
     def _enough_rows(self) -> int:
         """Rows that are worth a hop, going by the width of those that were read before."""
-        return min(TRAVEL_ROWS, TRAVEL_BYTES // self._row_bytes) if self._row_bytes else 1
+        return max(1, min(TRAVEL_ROWS, self._enough_bytes // self._row_bytes)) if self._row_bytes else 1
 
     def _join(self) -> None:
         if not self._reads:
@@ -133,7 +138,11 @@ class _Held:
         joined = Batch.joined([Batch(read.rows, read.origin) for read in reads])
         offsets = [read.offset for read in (reads[-1:] if len(joined) == 1 else reads)]
         self._joined += zip(joined, offsets, strict=True)
-        self._row_bytes = max(1, joined[-1].size_bytes // max(1, joined[-1].row_count))
+        self._row_bytes = _row_bytes(joined[-1].rows)
+
+
+def _row_bytes(rows: pa.RecordBatch) -> int:
+    return 1 + int(rows.nbytes) // max(1, rows.num_rows)
 
 
 def _read(name: str, reader: Reader) -> Read | None:

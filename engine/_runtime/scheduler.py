@@ -316,7 +316,9 @@ class Scheduler:
             async with trio.open_nursery() as nursery:
                 for index, (source, reader) in enumerate(zip(self._graph.sources, self._readers, strict=True)):
                     thread = workers.dedicated(f"engine-source-{index}")
-                    reading = SourceReading(source.name, reader, thread, entry, self.coordinator)
+                    reading = SourceReading(
+                        source.name, reader, thread, entry, self.coordinator, epoch_bytes=self._cadence.every_bytes
+                    )
                     self._start_soon(nursery, reading.run)
         if self.coordinator is None:
             entry.close()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import engine
 from engine import sinks, sources
+from engine._runtime import reading
 from engine.errors import PipelineError, SinkError, SourceError, StageError
 
 SCHEMA = pa.schema([("id", pa.int64()), ("key", pa.string()), ("value", pa.int64())])
@@ -122,6 +123,10 @@ def test_zero_rows() -> None:
 
 class TestMap:
     rows = table(list(range(100)))
+
+    @pytest.fixture(autouse=True)
+    def _every_batch_travels_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reading, "TRAVEL_ROWS", 1)
 
     def collected(self, fn: Any, **options: Any) -> pa.Table:
         return engine.collect(engine.Pipeline("x").read(in_batches(self.rows, 10)).map(fn, **options))
