@@ -60,15 +60,21 @@ class Batch:
     def size_bytes(self) -> int:
         """Bytes of the Arrow data, wanted or not: what the batch keeps in memory."""
         if self._size_bytes < 0:
-            # Adding up the buffers takes longer than a hop between two stages: once is enough.
             object.__setattr__(self, "_size_bytes", int(self.rows.nbytes))
         return self._size_bytes
+
+    def measured(self) -> "Batch":
+        """Itself, its bytes added up: on a worker that is done beside the loop, which else has to do it."""
+        _ = self.size_bytes
+        return self
 
     def narrowed(self, selection: Selection, selected: int) -> "Batch":
         """The same rows with a narrower selection."""
         if selected == self.rows.num_rows:
-            return replace(self, selection=None, selected=-1)
-        return replace(self, selection=selection, selected=selected)
+            selection, selected = None, -1
+        narrowed = replace(self, selection=selection, selected=selected)
+        object.__setattr__(narrowed, "_size_bytes", self._size_bytes)
+        return narrowed
 
     def gathered(self) -> "Batch":
         """The wanted rows alone, copied once; itself where all are wanted."""

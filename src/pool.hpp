@@ -38,6 +38,7 @@ constexpr size_t kPaddingBytes = 64;
 constexpr size_t kHeaderBytes = 64;
 constexpr size_t kSmallBytes = 16 * 1024;
 constexpr size_t kHugePageBytes = 2 * 1024 * 1024;
+constexpr size_t kHugeFromBytes = 2 * kHugePageBytes;  // smaller ones would waste too much of their last page
 constexpr int kClassSteps = 4;
 constexpr int kClassCount = 64 * kClassSteps;
 constexpr size_t kDefaultIdleLimitBytes = 128u << 20;
@@ -195,7 +196,7 @@ class Pool {
 
     static Header* allocate(size_t capacity, int size_class) {
         const size_t size_bytes = capacity + kHeaderBytes + kPaddingBytes + kAlignmentBytes;
-        void* allocation = capacity < kHugePageBytes ? std::malloc(size_bytes) : allocate_huge(size_bytes);
+        void* allocation = capacity < kHugeFromBytes ? std::malloc(size_bytes) : allocate_huge(size_bytes);
         if (allocation == nullptr) return nullptr;
         const uintptr_t unaligned = reinterpret_cast<uintptr_t>(allocation);
         const uintptr_t start = (unaligned + kAlignmentBytes - 1) & ~uintptr_t{kAlignmentBytes - 1};

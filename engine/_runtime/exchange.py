@@ -11,7 +11,6 @@ Laws
 import math
 from collections.abc import Sequence
 
-import pyarrow as pa
 import trio
 
 from engine._core.partition import Partitioner
@@ -100,4 +99,4 @@ class Exchange:
             for partition, rows in enumerate(self._partitioner.partition(batch.rows, batch.selection)):
                 if rows.num_rows:
                     pieces[partition].append(batch.with_rows(rows))
-        return [Batch.joined(each) for each in pieces]
+        return [[batch.measured() for batch in Batch.joined(each)] for each in pieces]

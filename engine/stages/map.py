@@ -164,17 +164,17 @@ class MapTransform(Stateless):
         if batch.selection is not None:
             batch = await self._surroundings.offload(batch.gathered)
         step = self._stage.batch_rows or batch.rows.num_rows
-        made: list[pa.RecordBatch] = []
+        made: list[Batch] = []
         for start in range(0, batch.rows.num_rows, step):
             made += await self._attempt(batch, batch.rows.slice(start, step))
-        return [batch.with_rows(rows) for rows in made if rows.num_rows]
+        return made
 
-    async def _attempt(self, batch: Batch, rows: pa.RecordBatch) -> list[pa.RecordBatch]:
+    async def _attempt(self, batch: Batch, rows: pa.RecordBatch) -> list[Batch]:
         waits = self._stage.retry.waits_s(self._random)
         attempt = 1
         while True:
             try:
-                return await self._call(rows)
+                return await self._call(batch, rows)
             except Exception as error:
                 wait_s = next(waits, None)
                 if not isinstance(error, self._stage.retry.on) or wait_s is None:
@@ -182,28 +182,29 @@ class MapTransform(Stateless):
             await trio.sleep(wait_s)
             attempt += 1
 
-    async def _call(self, rows: pa.RecordBatch) -> list[pa.RecordBatch]:
+    async def _call(self, batch: Batch, rows: pa.RecordBatch) -> list[Batch]:
         if self._stage.timeout_s is None:
-            return await self._call_untimed(rows)
+            return await self._call_untimed(batch, rows)
         with trio.move_on_after(self._stage.timeout_s):
-            return await self._call_untimed(rows)
+            return await self._call_untimed(batch, rows)
         raise TimeoutError(f"no result within {self._stage.timeout_s} s")
 
-    async def _call_untimed(self, rows: pa.RecordBatch) -> list[pa.RecordBatch]:
+    async def _call_untimed(self, batch: Batch, rows: pa.RecordBatch) -> list[Batch]:
         if self._is_async:
             awaitable: Awaitable[object] = self._function(rows)
             returned = await awaitable
-            return await self._surroundings.offload(self._accept, returned)
+            return await self._surroundings.offload(self._accept, batch, returned)
         if self._stage.timeout_s is not None:
             # The only way not to wait for a function that hangs is to leave its thread behind.
-            return await trio.to_thread.run_sync(self._call_and_accept, rows, abandon_on_cancel=True)
-        return await self._surroundings.offload(self._call_and_accept, rows)
+            return await trio.to_thread.run_sync(self._call_and_accept, batch, rows, abandon_on_cancel=True)
+        return await self._surroundings.offload(self._call_and_accept, batch, rows)
 
-    def _call_and_accept(self, rows: pa.RecordBatch) -> list[pa.RecordBatch]:
-        return self._accept(self._function(rows))
+    def _call_and_accept(self, batch: Batch, rows: pa.RecordBatch) -> list[Batch]:
+        return self._accept(batch, self._function(rows))
 
-    def _accept(self, returned: object) -> list[pa.RecordBatch]:
-        return [_conform(batch, self._schema) for batch in _as_batches(returned)]
+    def _accept(self, batch: Batch, returned: object) -> list[Batch]:
+        conforming = [_conform(rows, self._schema) for rows in _as_batches(returned)]
+        return [batch.with_rows(rows).measured() for rows in conforming if rows.num_rows]
 
     def _failure(self, batch: Batch, rows: pa.RecordBatch, attempt: int, error: Exception) -> StageError:
         function = self._stage.name.removeprefix("map ")

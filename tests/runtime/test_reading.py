@@ -47,7 +47,9 @@ class Reads:
         self.closed += 1
 
 
-async def arrivals_of(reader: Reads, *, epoch_bytes: int | None = None, when_first: Any = lambda: None) -> list[Arrival]:
+async def arrivals_of(
+    reader: Reads, *, epoch_bytes: int | None = None, when_first: Any = lambda: None
+) -> list[Arrival]:
     """What comes out of the channel; ``when_first`` is called at the first arrival."""
     send, receive = open_channel(max_rows=1 << 30, max_bytes=1 << 40)
     found: list[Arrival] = []

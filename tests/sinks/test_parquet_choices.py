@@ -57,7 +57,7 @@ def chosen(tmp_path_factory):
         ("small", FAST, LEFT),
         ("hash", PLAIN, LEFT),
         ("customer", TEXT, SHRUNK),
-        ("price", PLAIN, SHRUNK),
+        ("price", PLAIN, LEFT),
         ("rate", TEXT, SHRUNK),
         ("status", TEXT, SHRUNK),
         ("tags.list.element", TEXT, SHRUNK),
