@@ -47,7 +47,7 @@ SHRINKING_TEXT = 0.9
 """What a codec must leave of text at most to be worth its time."""
 
 SHRINKING_NUMBERS = 0.5
-"""The same for numbers, where a fast codec takes four times as long as a plain copy: snappy takes 3 bytes of 8 away from
+"""The same for numbers, where a fast codec takes four times as long as a plain copy: snappy takes 3 bytes of 8 off
 doubles with two decimals, in the time that a text of 40 bytes needs. Thorough codecs are asked for to save bytes."""
 
 SHORT_DELTAS = 0.75
