@@ -144,6 +144,8 @@ class Fit:
 
     def apply(self, rows: pa.RecordBatch, start: int) -> pa.RecordBatch:
         """The batch in the source's schema. ``start`` is the first row's number in the file. Raises InputError."""
+        if self._plain and not self._required and rows.schema.equals(self.expected, check_metadata=True):
+            return rows
         columns = rows.columns if self._plain else [self._column(rows, field, start) for field in self.expected]
         for index in self._required:
             if columns[index].null_count:
