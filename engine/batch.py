@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine._core.partition import gather
+from engine._core.partition import gather, gather_all, joinable
 
 __all__ = ["Batch", "Origin", "Selection", "zero_rows"]
 
@@ -91,12 +91,16 @@ class Batch:
         """The wanted rows of all in one batch, copied; as they were where their dictionaries do not fit together."""
         if len(batches) < 2:
             return list(batches)
+        schema = batches[0].rows.schema
+        origin = batches[0].origin.through(batches[-1].origin)
+        if joinable(schema) and all(batch.rows.schema.equals(schema) for batch in batches[1:]):
+            return [cls(gather_all([b.rows for b in batches], [b.selection for b in batches]), origin)]
         gathered = [batch.gathered() for batch in batches]
         try:
             rows = pa.concat_batches([batch.rows for batch in gathered])  # type: ignore[attr-defined]
         except pa.ArrowException:
             return gathered
-        return [cls(rows, batches[0].origin.through(batches[-1].origin))]
+        return [cls(rows, origin)]
 
 
 def zero_rows(schema: pa.Schema) -> pa.RecordBatch:

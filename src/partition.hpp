@@ -3,7 +3,8 @@
 // Laws
 // - key group = top 15 bits of the key's hash (hash_value.hpp); partition = key_group * P >> 15. Both are persisted choices.
 //   Other users of the hash (filters) take its lower bits, so that the two are independent.
-// - A plan lists the wanted rows in input order. Rows of one partition keep that order: the partition is stable.
+// - A plan lists the wanted rows of its inputs, one input after the other, in input order. Rows of one partition keep
+//   that order: the partition is stable.
 // - Partition p owns the output rows [starts[p], starts[p + 1]).
 #pragma once
 
@@ -26,10 +27,23 @@ inline void key_groups(const Batch& batch, uint16_t* groups) {
     for (int64_t row = 0; row < batch.length; ++row) groups[row] = key_group_of(hashes[row]);
 }
 
+// One batch that is to be split or gathered: its rows, and one byte a row (0: not wanted), or nullptr for all of them.
+struct Input {
+    int64_t length;
+    const uint8_t* selection;
+};
+
+// The wanted rows of one input: rows [first, first + count) of the plan.
+struct Part {
+    int64_t first;
+    int64_t count;
+};
+
 struct Plan {
     int64_t count = 0;             // wanted rows
     bool all_wanted = true;
-    Block sources;                 // uint32 a wanted row: its input row; none when all are wanted
+    std::vector<Part> parts;       // one an input
+    Block sources;                 // uint32 a wanted row: its row in its input; none when all are wanted
     Block destinations;            // uint16 a wanted row: its partition; none when there is one partition
     Block positions;               // uint32 a wanted row: its output row; none when there is one partition
     std::vector<int64_t> starts;   // partitions + 1 output rows
@@ -39,27 +53,38 @@ struct Plan {
     int64_t position_of(int64_t j) const { return one_partition() ? j : positions.as<uint32_t>()[j]; }
 };
 
-inline int64_t count_wanted(const uint8_t* selection, int64_t length) {
+inline int64_t count_wanted(const Input& input) {
+    if (input.selection == nullptr) return input.length;
     int64_t count = 0;
-    for (int64_t row = 0; row < length; ++row) count += selection[row] != 0;
+    for (int64_t row = 0; row < input.length; ++row) count += input.selection[row] != 0;
     return count;
 }
 
-// A plan with one partition: the wanted rows, in order. `selection` is one byte a row, or nullptr for all.
-inline Plan plan_gather(int64_t length, const uint8_t* selection) {
-    if (length >= kMaxPlanRows) throw std::invalid_argument("a batch may have at most 2147483647 rows");
+// `sources` has one slot more than rows are wanted: the loop writes before it knows whether it advances.
+inline void list_sources(const Input& input, uint32_t* sources) {
+    int64_t next = 0;
+    for (int64_t row = 0; row < input.length; ++row) {
+        sources[next] = static_cast<uint32_t>(row);
+        next += input.selection == nullptr || input.selection[row] != 0;
+    }
+}
+
+// A plan with one partition: the wanted rows of all inputs, in order.
+inline Plan plan_gather(const std::vector<Input>& inputs) {
     Plan plan;
-    plan.count = selection == nullptr ? length : count_wanted(selection, length);
-    plan.all_wanted = plan.count == length;
+    int64_t rows = 0;
+    for (const Input& input : inputs) {
+        plan.parts.push_back({plan.count, count_wanted(input)});
+        plan.count += plan.parts.back().count;
+        rows += input.length;
+    }
+    if (rows >= kMaxPlanRows) throw std::invalid_argument("a batch may have at most 2147483647 rows");
+    plan.all_wanted = plan.count == rows;
     plan.starts = {0, plan.count};
     if (plan.all_wanted) return plan;
-    // One slot more than wanted: the loop writes before it knows whether it advances.
     plan.sources = Block(static_cast<size_t>(plan.count + 1) * sizeof(uint32_t));
-    uint32_t* sources = plan.sources.as<uint32_t>();
-    int64_t next = 0;
-    for (int64_t row = 0; row < length; ++row) {
-        sources[next] = static_cast<uint32_t>(row);
-        next += selection[row] != 0;
+    for (size_t b = 0; b < inputs.size(); ++b) {
+        list_sources(inputs[b], plan.sources.as<uint32_t>() + plan.parts[b].first);
     }
     return plan;
 }
@@ -72,24 +97,38 @@ inline int only_partition(const Plan& plan) {
     return -1;
 }
 
-// `keys` holds the key columns of the whole batch.
-inline Plan plan_partition(const Batch& keys, const uint8_t* selection, uint32_t partitions) {
-    Plan plan = plan_gather(keys.length, selection);
-    const size_t count = static_cast<size_t>(plan.count);
-    const Block hashes_block(static_cast<size_t>(keys.length) * sizeof(uint64_t));
-    uint64_t* hashes = hashes_block.as<uint64_t>();
-    hash_rows(keys, hashes);
-    plan.destinations = Block(count * sizeof(uint16_t));
+// The hashes of the wanted rows, in the order of the plan. `keys` holds the key columns of each input, whole.
+inline Block hash_wanted(const std::vector<Batch>& keys, const Plan& plan) {
+    size_t rows = 0;
+    for (const Batch& batch : keys) rows += static_cast<size_t>(batch.length);
+    Block block(rows * sizeof(uint64_t));
+    uint64_t* const hashes = block.as<uint64_t>();
+    int64_t next = 0;
+    for (size_t b = 0; b < keys.size(); ++b) {
+        // Never in front of where the wanted ones go: those of a part are taken before the next one's are made.
+        uint64_t* const whole = hashes + (plan.all_wanted ? next : plan.parts[b].first);
+        hash_rows(keys[b], whole);
+        next += keys[b].length;
+        if (plan.all_wanted) continue;
+        const uint32_t* sources = plan.sources.as<uint32_t>() + plan.parts[b].first;
+        for (int64_t j = 0; j < plan.parts[b].count; ++j) whole[j] = whole[sources[j]];
+    }
+    return block;
+}
+
+// `keys` holds the key columns of each input, whole.
+inline Plan plan_partition(const std::vector<Batch>& keys, const std::vector<Input>& inputs, uint32_t partitions) {
+    Plan plan = plan_gather(inputs);
+    const Block hashes = hash_wanted(keys, plan);
+    plan.destinations = Block(static_cast<size_t>(plan.count) * sizeof(uint16_t));
     uint16_t* destinations = plan.destinations.as<uint16_t>();
-    uint64_t* wanted = hashes;
-    for (size_t j = 0; !plan.all_wanted && j < count; ++j) wanted[j] = hashes[plan.sources.as<uint32_t>()[j]];
-    plan_loops().destinations(wanted, plan.count, partitions, destinations);
-    plan.positions = Block(count * sizeof(uint32_t));
+    plan_loops().destinations(hashes.as<uint64_t>(), plan.count, partitions, destinations);
+    plan.positions = Block(static_cast<size_t>(plan.count) * sizeof(uint32_t));
     plan.starts = place_rows(destinations, plan.count, partitions, plan.positions.as<uint32_t>());
     return plan;
 }
 
-// The input row of each output row: what a foreign `take` needs.
+// The input row of each output row: what a foreign `take` needs. REQUIRES: one input.
 inline void invert_plan(const Plan& plan, int64_t* indices) {
     for (int64_t j = 0; j < plan.count; ++j) indices[plan.position_of(j)] = plan.source_of(j);
 }

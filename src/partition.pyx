@@ -6,6 +6,7 @@ thread. The output's memory comes from the pool and goes back to it when the las
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libcpp cimport bool as bool_t
 from libcpp.vector cimport vector
@@ -35,15 +36,29 @@ cdef extern from "partition_scatter.hpp" namespace "engine" nogil:
         bool_t all_wanted
         vector[int64_t] starts
 
-    Plan plan_gather(int64_t length, const uint8_t* selection) except +
-    Plan plan_partition(const Batch& keys, const uint8_t* selection, uint32_t partitions) except +
+    cppclass Input:
+        int64_t length
+        const uint8_t* selection
+
+    cppclass Inputs:
+        vector[Batch] batches
+        vector[Batch] keys
+        vector[Input] selected
+        void add(const ArrowSchema& schema, const ArrowArray& array, const uint8_t* selection) except +
+        void add_keys(const ArrowSchema& schema, const ArrowArray& array, const vector[int64_t]& indices) except +
+
+    bool_t joins(const ArrowSchema& schema)
+    Plan plan_gather(const vector[Input]& inputs) except +
+    Plan plan_partition(const vector[Batch]& keys, const vector[Input]& inputs, uint32_t partitions) except +
     int only_partition(const Plan& plan)
     void invert_plan(const Plan& plan, int64_t* indices)
     void c_key_groups "engine::key_groups"(const Batch& batch, uint16_t* groups) except +
     int64_t c_combine_selection "engine::combine_selection"(
         const uint8_t* selection, const Column& mask, uint8_t* wanted
     )
-    void scatter_batch(const Batch& batch, const Plan& plan, const vector[ArrowArray*]& taken, ArrowArray* out) except +
+    void scatter_inputs(
+        const Inputs& inputs, const Plan& plan, const vector[ArrowArray*]& taken, ArrowArray* out
+    ) except +
 
 
 cdef extern from "column.hpp" namespace "engine":
@@ -129,26 +144,50 @@ cdef object _plan_indices(const Plan& plan):
     return pyarrow.Array.from_buffers(pyarrow.int64(), plan.count, [None, pyarrow.py_buffer(buffer)])
 
 
-cdef object _scatter(object batch, object capsules, const Plan& plan):
-    """A new RecordBatch of the plan's rows, in the plan's order. `capsules` are a fresh export of `batch`: its
-    dictionaries and text are moved into the output."""
-    cdef Batch parsed = parse_batch(schema_of(capsules)[0], array_of(capsules)[0])
-    cdef vector[ArrowArray*] taken
-    cdef size_t index
-    cdef ArrowArray* out = NULL
-    indices = None
-    kept = []
-    for index in range(parsed.columns.size()):
-        if is_nested(parsed.columns[index]):
-            indices = _plan_indices(plan) if indices is None else indices
-            exported = _take(batch.column(index), indices).__arrow_c_array__()
-            kept.append(exported)
-            taken.push_back(array_of(exported))
-    result = new_array_capsule(&out)
-    with nogil:
-        scatter_batch(parsed, plan, taken, out)
-    # With the schema itself, not a description of it: half the time, and extension types need no registration.
-    return pyarrow.RecordBatch._import_from_c(<size_t>out, batch.schema)
+cdef class _Batches:
+    """Batches that are split or gathered together, parsed and held for one call."""
+
+    cdef Inputs inputs
+    cdef list batches
+    cdef list held
+
+    def __cinit__(self, object batches, object selections, object columns):
+        cdef vector[int64_t] indices
+        cdef _Selection selected
+        if columns is not None:
+            indices = column_indices(columns)
+        self.batches = [_record_batch(batch) for batch in batches]
+        if not self.batches:
+            raise ValueError("at least one batch is needed")
+        self.held = []
+        for batch, selection in zip(self.batches, selections, strict=True):
+            selected = _Selection(selection, batch.num_rows)
+            # Exported afresh: dictionaries and text are moved into the output.
+            capsules = export_array(batch)
+            self.held.append((capsules, selected))
+            self.inputs.add(schema_of(capsules)[0], array_of(capsules)[0], selected.wanted)
+            if columns is not None:
+                self.inputs.add_keys(schema_of(capsules)[0], array_of(capsules)[0], indices)
+
+    cdef object scatter(self, const Plan& plan):
+        """A new RecordBatch of the plan's rows, in the plan's order, with the schema of the first batch."""
+        cdef vector[ArrowArray*] taken
+        cdef size_t index
+        cdef ArrowArray* out = NULL
+        first = self.batches[0]
+        indices = None
+        kept = []
+        for index in range(self.inputs.batches[0].columns.size()):
+            if is_nested(self.inputs.batches[0].columns[index]):
+                indices = _plan_indices(plan) if indices is None else indices
+                exported = _take(first.column(index), indices).__arrow_c_array__()
+                kept.append(exported)
+                taken.push_back(array_of(exported))
+        result = new_array_capsule(&out)
+        with nogil:
+            scatter_inputs(self.inputs, plan, taken, out)
+        # With the schema itself, not a description of it: half the time, and extension types need no registration.
+        return pyarrow.RecordBatch._import_from_c(<size_t>out, first.schema)
 
 
 cdef class Partitioner:
@@ -177,19 +216,22 @@ cdef class Partitioner:
         ValueError for a type that cannot be a key and a selection of another length, IndexError for a key column that
         does not exist.
         """
-        batch = _record_batch(batch)
-        cdef _Selection selected = _Selection(selection, batch.num_rows)
-        capsules = export_array(batch)
-        cdef Batch keys = parse_wanted(schema_of(capsules)[0], array_of(capsules)[0], column_indices(self.columns))
+        return self.partition_all([batch], [selection])
+
+    def partition_all(self, batches: object, selections: object) -> list[object]:
+        """As `partition`, for batches of one schema, each with its selection: in each partition the rows of the first
+        batch come first. Raises ValueError for several batches with columns that do not join (see `joinable`).
+        """
+        cdef _Batches held = _Batches(batches, selections, self.columns)
         cdef Plan plan
         cdef int only
         cdef uint32_t partitions = self.partitions
         with nogil:
-            plan = plan_partition(keys, selected.wanted, partitions)
+            plan = plan_partition(held.inputs.keys, held.inputs.selected, partitions)
             only = only_partition(plan)
-        if only >= 0 and plan.all_wanted:
-            return self._cut(plan, batch)
-        return self._cut(plan, _scatter(batch, capsules, plan))
+        if only >= 0 and plan.all_wanted and len(held.batches) == 1:
+            return self._cut(plan, held.batches[0])
+        return self._cut(plan, held.scatter(plan))
 
     cdef list _cut(self, const Plan& plan, object ordered):
         cdef int64_t start, count
@@ -224,13 +266,29 @@ def gather(batch: object, selection: object) -> object:
 
     `selection` is a buffer of one byte a row (0: not wanted) or None for all. Raises ValueError for another length.
     """
-    batch = _record_batch(batch)
-    cdef int64_t length = batch.num_rows
-    cdef _Selection selected = _Selection(selection, length)
+    return gather_all([batch], [selection])
+
+
+def gather_all(batches: object, selections: object) -> object:
+    """As `gather`, the wanted rows of several batches of one schema one behind the other. Raises ValueError for several
+    batches with columns that do not join (see `joinable`)."""
+    cdef _Batches held = _Batches(batches, selections, None)
     cdef Plan plan
     with nogil:
-        plan = plan_gather(length, selected.wanted)
-    return batch if plan.all_wanted else _scatter(batch, export_array(batch), plan)
+        plan = plan_gather(held.inputs.selected)
+    return held.batches[0] if plan.all_wanted and len(held.batches) == 1 else held.scatter(plan)
+
+
+def joinable(schema: object) -> bool:
+    """Whether rows of several batches of this schema can go to one output: not with dictionaries, views or nested
+    columns, which point into something of their own batch."""
+    capsule = schema.__arrow_c_schema__()
+    cdef ArrowSchema* exported = <ArrowSchema*>PyCapsule_GetPointer(capsule, "arrow_schema")
+    cdef int64_t index
+    for index in range(exported.n_children):
+        if not joins(exported.children[index][0]):
+            return False
+    return True
 
 
 def key_groups(batch: object, columns: object) -> object:

@@ -20,9 +20,21 @@ class Partitioner:
     def partitions(self) -> int: ...
     def partition(self, batch: ArrowArrayExporter, selection: BufferProtocol | None = None) -> list[pa.RecordBatch]:
         """One batch a partition, by index, rows in input order. ValueError, IndexError."""
+    def partition_all(
+        self, batches: Sequence[ArrowArrayExporter], selections: Sequence[BufferProtocol | None]
+    ) -> list[pa.RecordBatch]:
+        """The same for several batches of one schema that is `joinable`, each with its selection."""
 
 def gather(batch: ArrowArrayExporter, selection: BufferProtocol | None) -> pa.RecordBatch:
     """The wanted rows (one byte a row, 0 is not wanted); the batch itself when all are wanted. ValueError."""
+
+def gather_all(
+    batches: Sequence[ArrowArrayExporter], selections: Sequence[BufferProtocol | None]
+) -> pa.RecordBatch:
+    """The wanted rows of several batches of one schema that is `joinable`, one behind the other. ValueError."""
+
+def joinable(schema: pa.Schema) -> bool:
+    """Whether rows of several batches of this schema can go to one output: no dictionaries, views, nested columns."""
 
 def key_groups(batch: ArrowArrayExporter, columns: Sequence[int]) -> Buffer:
     """One uint16 a row: the key group, 0 to 32,767. ValueError, IndexError."""

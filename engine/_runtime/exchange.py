@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import trio
 
-from engine._core.partition import Partitioner
+from engine._core.partition import Partitioner, joinable
 from engine._runtime.channel import ReceiveChannel, SendChannel
 from engine.batch import Batch
 from engine.progress import Barrier
@@ -94,9 +94,11 @@ class Exchange:
                 await send.send(batch, rows=batch.row_count, size_bytes=batch.size_bytes)
 
     def _cut(self, held: Sequence[Batch]) -> list[list[Batch]]:
-        pieces: list[list[Batch]] = [[] for _ in self._sends]
-        for batch in held:
-            for partition, rows in enumerate(self._partitioner.partition(batch.rows, batch.selection)):
-                if rows.num_rows:
-                    pieces[partition].append(batch.with_rows(rows))
-        return [[batch.measured() for batch in Batch.joined(each)] for each in pieces]
+        """The pieces for each lane: one, but where the batches' columns do not join."""
+        if len(held) > 1 and not joinable(held[0].rows.schema):
+            apart = zip(*(self._cut([batch]) for batch in held), strict=True)
+            return [Batch.joined([piece for pieces in lane for piece in pieces]) for lane in apart]
+        rows = [batch.rows for batch in held]
+        cut = self._partitioner.partition_all(rows, [batch.selection for batch in held])
+        origin = held[0].origin.through(held[-1].origin)
+        return [[Batch(piece, origin).measured()] if piece.num_rows else [] for piece in cut]
