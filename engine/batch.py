@@ -16,6 +16,9 @@ from engine._core.partition import gather, gather_all, joinable
 
 __all__ = ["Batch", "Origin", "Selection", "zero_rows"]
 
+KERNEL_ROWS = 512
+"""Rows a batch from which it pays to cross to our kernel, which copies into recycled memory; pyarrow crosses faster."""
+
 Selection = Any
 """A buffer of one byte a row, 1 for a row that is still wanted."""
 
@@ -93,14 +96,19 @@ class Batch:
             return list(batches)
         schema = batches[0].rows.schema
         origin = batches[0].origin.through(batches[-1].origin)
-        if joinable(schema) and all(batch.rows.schema.equals(schema) for batch in batches[1:]):
+        rows = sum(batch.rows.num_rows for batch in batches)
+        if (
+            rows >= KERNEL_ROWS * len(batches)
+            and joinable(schema)
+            and all(batch.rows.schema.equals(schema) for batch in batches[1:])
+        ):
             return [cls(gather_all([b.rows for b in batches], [b.selection for b in batches]), origin)]
         gathered = [batch.gathered() for batch in batches]
         try:
-            rows = pa.concat_batches([batch.rows for batch in gathered])  # type: ignore[attr-defined]
+            whole = pa.concat_batches([batch.rows for batch in gathered])  # type: ignore[attr-defined]
         except pa.ArrowException:
             return gathered
-        return [cls(rows, origin)]
+        return [cls(whole, origin)]
 
 
 def zero_rows(schema: pa.Schema) -> pa.RecordBatch:

@@ -28,9 +28,7 @@ class Partitioner:
 def gather(batch: ArrowArrayExporter, selection: BufferProtocol | None) -> pa.RecordBatch:
     """The wanted rows (one byte a row, 0 is not wanted); the batch itself when all are wanted. ValueError."""
 
-def gather_all(
-    batches: Sequence[ArrowArrayExporter], selections: Sequence[BufferProtocol | None]
-) -> pa.RecordBatch:
+def gather_all(batches: Sequence[ArrowArrayExporter], selections: Sequence[BufferProtocol | None]) -> pa.RecordBatch:
     """The wanted rows of several batches of one schema that is `joinable`, one behind the other. ValueError."""
 
 def joinable(schema: pa.Schema) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._core import pool
-from engine._core.partition import Partitioner, combine_selection, gather, key_groups
+from engine._core.partition import Partitioner, combine_selection, gather, gather_all, joinable, key_groups
 
 KEYED = st.builds(
     lambda key, rest: [key, *rest],
@@ -94,6 +94,54 @@ def test_gather_agrees_with_the_model(drawn: DrawnBatch, data: st.DataObject) ->
     selection = data.draw(selections(drawn.rows))
     rows = [row for row in range(drawn.rows) if selection is None or selection[row]]
     assert_rows(gather(drawn.batch, selection), drawn.batch, rows)
+
+
+PLAIN_KEYS = sorted(name for name, form in KEY_FORMS.items() if joinable(pa.schema([("column", form.type)])))
+
+
+@settings(max_examples=70)
+@given(st.lists(st.sampled_from(PLAIN_KEYS), min_size=1, max_size=4), st.sampled_from([1, 3, 64]), st.data())
+def test_several_batches_are_split_as_one_would_be(forms: list[str], partitions: int, data: st.DataObject) -> None:
+    drawn = [data.draw(batches(st.just(forms))) for _ in range(data.draw(st.integers(1, 4)))]
+    chosen = [data.draw(selections(each.rows)) for each in drawn]
+    found = Partitioner([0], partitions).partition_all([each.batch for each in drawn], chosen)
+    apart = [
+        Partitioner([0], partitions).partition(each.batch, selection)
+        for each, selection in zip(drawn, chosen, strict=True)
+    ]
+    for index, whole in enumerate(found):
+        whole.validate(full=True)
+        pieces = [list(zip(*(plain_values(column) for column in one[index].columns), strict=True)) for one in apart]
+        assert repr(list(zip(*(plain_values(column) for column in whole.columns), strict=True))) == repr(
+            [row for piece in pieces for row in piece]
+        )
+    whole = gather_all([each.batch for each in drawn], chosen)
+    whole.validate(full=True)
+    gathered = [gather(each.batch, selection) for each, selection in zip(drawn, chosen, strict=True)]
+    assert repr(plain_values(whole.column(0))) == repr(
+        [value for one in gathered for value in plain_values(one.column(0))]
+    )
+
+
+def test_what_points_into_its_own_batch_does_not_join() -> None:
+    apart = [
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.string_view(),
+        pa.list_(pa.int8()),
+        pa.run_end_encoded(pa.int32(), pa.int8()),
+    ]
+    for kind in apart:
+        assert not joinable(pa.schema([("a", pa.int64()), ("b", kind)]))
+        batch = pa.RecordBatch.from_arrays([pa.nulls(3, kind)], names=["b"])
+        with pytest.raises(ValueError, match="scattered together"):
+            gather_all([batch, batch], [None, None])
+    one, other = (pa.RecordBatch.from_arrays([pa.nulls(3, kind)], names=["b"]) for kind in (pa.int64(), pa.int32()))
+    with pytest.raises(ValueError, match="scattered together"):
+        Partitioner([0], 2).partition_all([one, other], [None, None])
+    with pytest.raises(ValueError, match="at least one batch"):
+        gather_all([], [])
+    with pytest.raises(ValueError):
+        gather_all([one], [None, None])
 
 
 @pytest.mark.parametrize("name", sorted(ALL_FORMS))
