@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
+from engine.background import Background
 from engine.batch import Batch
 from engine.instrument import Instrument
 from engine.storage import Storage
@@ -41,6 +42,9 @@ class Surroundings:
     """The partition that it serves; 0 before the exchange."""
 
     offload: Offload
+    background: Background
+    """For work that goes on between calls."""
+
     memory_bytes: int
     """The share of the byte budget that its state may take."""
 

@@ -4,7 +4,7 @@
 // - Never a false negative: a hash that was added always tests true. A false positive only makes somebody look.
 // - One key touches one 32-byte block (one cache line): eight 32-bit words, one bit set in each.
 // - The block number comes from the high half of the hash, the bits from the low half: they are independent of each
-//   other.
+//   other. It ascends with the hash: whoever comes in the order of hashes walks through the filter once.
 // - The layout is a persisted format (little-endian words, the salts below); vector and scalar code agree bit for
 //   bit.
 // - Functions over memory owned by the caller; adding needs one owner, testing needs none.
@@ -36,8 +36,7 @@ inline size_t bloom_block_offset(uint64_t hash, uint32_t block_count) noexcept {
     return static_cast<size_t>(((hash >> 32) * block_count) >> 32) * kBloomBlockBytes;
 }
 
-inline void bloom_add(uint8_t* blocks, uint32_t block_count, uint64_t hash) noexcept {
-    uint8_t* block = blocks + bloom_block_offset(hash, block_count);
+inline void bloom_block_add(uint8_t* block, uint64_t hash) noexcept {
     uint32_t words[8];
     std::memcpy(words, block, sizeof words);
     const uint32_t key = static_cast<uint32_t>(hash);
@@ -45,13 +44,22 @@ inline void bloom_add(uint8_t* blocks, uint32_t block_count, uint64_t hash) noex
     std::memcpy(block, words, sizeof words);
 }
 
-inline bool bloom_test(const BloomView& filter, uint64_t hash) noexcept {
+inline void bloom_add(uint8_t* blocks, uint32_t block_count, uint64_t hash) noexcept {
+    bloom_block_add(blocks + bloom_block_offset(hash, block_count), hash);
+}
+
+// Whether the hash may have been added to the block that it belongs to.
+inline bool bloom_block_test(const uint8_t* block, uint64_t hash) noexcept {
     uint32_t words[8];
-    std::memcpy(words, filter.blocks + bloom_block_offset(hash, filter.block_count), sizeof words);
+    std::memcpy(words, block, sizeof words);
     const uint32_t key = static_cast<uint32_t>(hash);
     uint32_t missing = 0;
     for (int i = 0; i < 8; ++i) missing |= ~words[i] & (1u << ((key * kBloomSalts[i]) >> 27));
     return missing == 0;
+}
+
+inline bool bloom_test(const BloomView& filter, uint64_t hash) noexcept {
+    return bloom_block_test(filter.blocks + bloom_block_offset(hash, filter.block_count), hash);
 }
 
 // Tests hashes[0..count) and sets verdicts[i] to 1 (suspect) or 0 (surely absent).

@@ -4,9 +4,8 @@
 // - A keyed row takes the next position and is a duplicate iff the last sighting of its id is not below its horizon
 //   (horizon.hpp). Every sighting counts, a duplicate's too; the first row wins, inside a batch as well. Rows without
 //   a key take no position.
-// - Sightings in [oldest, tail) are answered by the recent keys; older ones by sealed runs: `suspects` names the rows
-//   that a run's filter could not clear, the caller looks them up, newest run first, and says what was found with
-//   `resolve`.
+// - Sightings in [oldest, tail) are answered by the recent keys; older ones by sealed runs: the rows that those must be
+//   asked for are the candidates (candidates.hpp); the caller looks them up and says what was found with `resolve`.
 // - Tokens are numbered from 1 and commit in order; aborting one aborts every later one and leaves the window as if
 //   they had never been. Nothing that an abort could need is forgotten: forgetting and sealing stop at what is
 //   committed.
@@ -19,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#include "bloom.hpp"
+#include "candidates.hpp"
 #include "horizon.hpp"
 #include "lru.hpp"
 
@@ -75,7 +74,6 @@ class DedupWindow {
     // Probes and marks; returns the token. The rows that sealed runs must be asked for are in the candidates.
     uint64_t probe(const IdBatch& batch, bool has_runs) {
         candidates_.clear();
-        candidate_hashes_.clear();
         batch_ = batch;
         Token token;
         token.number = next_number_;
@@ -93,47 +91,21 @@ class DedupWindow {
         return next_number_++;
     }
 
-    // The candidates that `run` may hold within their horizon, as indices for `candidate_id` and `resolve`.
-    const std::vector<uint32_t>& suspects(const SealedRun& run) {
-        suspects_.clear();
-        if (candidates_.empty()) return suspects_;
-        if (run.filter.blocks) {
-            verdicts_.resize(candidates_.size());
-            bloom_test_many(run.filter, candidate_hashes_.data(), candidates_.size(), verdicts_.data());
-        } else {
-            verdicts_.assign(candidates_.size(), 1);
-        }
-        for (size_t i = 0; i < candidates_.size(); ++i)
-            if (verdicts_[i] && candidates_[i].horizon < run.stop) suspects_.push_back(static_cast<uint32_t>(i));
-        return suspects_;
-    }
+    // The rows of the last probe that sealed runs must be asked for.
+    Candidates& candidates() noexcept { return candidates_; }
 
-    Id candidate_id(uint32_t index) const noexcept { return *recent_.ring().at(candidates_[index].position); }
+    Id suspect_id(uint32_t suspect) const noexcept { return *recent_.ring().at(candidates_.position_of(suspect)); }
 
-    // positions[i] is where the run saw suspect i last, or kNowhere. Found ones are settled: older runs need not be
-    // asked.
+    // positions[i] is where the run saw suspect i last, or kNotInRun.
     void resolve(const uint64_t* positions) noexcept {
         Tally& tally = tokens_.back().tally;
-        tally.run_lookups += suspects_.size();
-        for (size_t i = 0; i < suspects_.size(); ++i) {
-            if (positions[i] == kNowhere) continue;
-            Candidate& candidate = candidates_[suspects_[i]];
-            if (positions[i] >= candidate.horizon) {
-                batch_.mask[candidate.row] = 0;
-                ++tally.duplicates;
-                ++tally.run_hits;
-            }
-            candidate.position = kNowhere;
-        }
-        size_t kept = 0;
-        for (size_t i = 0; i < candidates_.size(); ++i) {
-            if (candidates_[i].position == kNowhere) continue;
-            candidates_[kept] = candidates_[i];
-            candidate_hashes_[kept++] = candidate_hashes_[i];
-        }
-        candidates_.resize(kept);
-        candidate_hashes_.resize(kept);
-        suspects_.clear();
+        tally.run_lookups += candidates_.suspects().size();
+        candidates_.resolve(positions, [&](uint32_t row, bool counts) {
+            if (!counts) return;
+            batch_.mask[row] = 0;
+            ++tally.duplicates;
+            ++tally.run_hits;
+        });
     }
 
     const Tally& last_tally() const noexcept { return tokens_.back().tally; }
@@ -191,11 +163,6 @@ class DedupWindow {
         Tally tally;
         std::vector<Refreshed> refreshed;
     };
-    struct Candidate {
-        uint64_t position;
-        uint64_t horizon;
-        uint32_t row;
-    };
     // Rows between asking memory for something and using it. Asking goes in tight loops over whole groups: a prefetch
     // that waits for its address translation holds up what follows it, and only in a tight loop is that the next
     // prefetch.
@@ -236,10 +203,7 @@ class DedupWindow {
     void sight_rows(size_t count, bool has_runs) {
         Token& token = tokens_.back();
         hashes_.resize(count);
-        if (has_runs) {
-            candidates_.reserve(count);
-            candidate_hashes_.reserve(count);
-        }
+        if (has_runs) candidates_.reserve(count);
         for (size_t i = 0; i < count; ++i)
             hashes_[i] = hash_id(load_id(batch_.ids + row_of(i) * sizeof(Id)), recent_.seed());
         const int64_t* clock = horizon_.timed() ? batch_.clock : nullptr;
@@ -257,8 +221,7 @@ class DedupWindow {
             if (previous != kNowhere) {
                 token.refreshed.push_back({position, previous});
             } else if (has_runs && horizon < oldest_) {
-                candidates_.push_back({position, horizon, static_cast<uint32_t>(row)});
-                candidate_hashes_.push_back(hashes_[i]);
+                candidates_.add(position, horizon, static_cast<uint32_t>(row), hashes_[i]);
             }
         }
         token.tally.duplicates = token.tally.recent_hits;
@@ -286,8 +249,6 @@ class DedupWindow {
         }
         horizon_.rewind(token.before);
         candidates_.clear();
-        candidate_hashes_.clear();
-        suspects_.clear();
         tokens_.pop_back();
     }
 
@@ -310,10 +271,7 @@ class DedupWindow {
     bool all_rows_ = true;
     std::vector<uint32_t> rows_;
     std::vector<uint64_t> hashes_;
-    std::vector<Candidate> candidates_;
-    std::vector<uint64_t> candidate_hashes_;
-    std::vector<uint8_t> verdicts_;
-    std::vector<uint32_t> suspects_;
+    Candidates candidates_;
 };
 
 }  // namespace engine

@@ -69,6 +69,13 @@ cdef extern from "dedup.hpp" namespace "engine" nogil:
         const HintTable& table()
         const IdSeed& seed()
         size_t bytes()
+    cdef cppclass Candidates:
+        const vector[uint32_t]& suspects()
+        void ask(const BloomView& filter, uint64_t run_stop) except +
+        const vector[uint32_t]& wanted_pages(uint32_t block_count, uint64_t run_stop) except +
+        void sift(
+            const uint32_t* pages, size_t count, const uint8_t* bytes, uint32_t block_count, uint64_t run_stop
+        ) except +
     cdef cppclass Window "engine::DedupWindow":
         Window(IdSeed, cbool timed, uint64_t within, uint64_t start, uint32_t chunk_bits, uint32_t hint_bits) except +
         const RecentKeys& recent()
@@ -83,22 +90,14 @@ cdef extern from "dedup.hpp" namespace "engine" nogil:
         uint64_t oldest_token_stop()
         cbool is_open(uint64_t token)
         uint64_t probe(const IdBatch& batch, cbool has_runs) except +
-        const vector[uint32_t]& suspects(const SealedRun& run) except +
-        Id candidate_id(uint32_t index)
+        Candidates& candidates()
+        Id suspect_id(uint32_t suspect)
         void resolve(const uint64_t* positions)
         void commit()
         void abort(uint64_t token)
         void seal_below(uint64_t position)
         void replay(const uint8_t* ids, size_t count) except +
         void restore_horizon(const HorizonState& state, deque[Mark] marks, const Tally& tally)
-
-cdef extern from "run_block.hpp" namespace "engine" nogil:
-    cdef cppclass RunEntry:
-        pass
-    cdef cppclass SliceSorter:
-        const vector[RunEntry]& sort(
-            const IdRing& ring, const IdSeed& seed, uint64_t start, uint64_t stop, uint32_t part, uint32_t parts
-        ) except +
 
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFFULL
 
@@ -204,18 +203,52 @@ cdef class DedupWindow:
         return token, mask
 
     def suspects(self, Py_ssize_t run):
-        """Ids (16 bytes each) of the last probe that run `run` (0 = oldest) must be asked for; ask the newest first."""
+        """Ids (16 bytes each, in the order of runs) of the last probe that run `run` (0 = oldest) must be asked for; ask
+        the newest first. Raises IndexError.
+        """
+        cdef SealedRun asked = self._run(run)
+        with nogil:
+            self.window.candidates().ask(asked.filter, asked.stop)
+        return self._suspects()
+
+    def wanted_pages(self, Py_ssize_t run, uint32_t block_count):
+        """Begin `suspects` for a run whose filter of so many blocks is not in memory: the pages (4 KiB) of it that
+        `sift` must be given, as ascending uint32.
+        """
+        cdef SealedRun asked = self._run(run)
+        cdef const vector[uint32_t]* pages
+        self.asked = -1
+        with nogil:
+            pages = &self.window.candidates().wanted_pages(block_count, asked.stop)
+        return PyBytes_FromStringAndSize(<const char*> pages.data(), <Py_ssize_t> pages.size() * 4)
+
+    def sift(self, Py_ssize_t run, uint32_t block_count, numbers, pages):
+        """Go on with some of the wanted pages, in their order: their `numbers` as uint32, then their bytes."""
+        cdef SealedRun asked = self._run(run)
+        cdef Borrowed borrowed_numbers = Borrowed(), borrowed_pages = Borrowed()
+        cdef const uint32_t* first = <const uint32_t*> borrowed_numbers.take(numbers, 0, "numbers")
+        cdef size_t count = <size_t> borrowed_numbers.view.len // 4
+        cdef const uint8_t* bits = borrowed_pages.take(pages, <Py_ssize_t> count * 4096, "pages")
+        with nogil:
+            self.window.candidates().sift(first, count, bits, block_count, asked.stop)
+
+    def sifted(self):
+        """The suspects, once all wanted pages were sifted."""
+        return self._suspects()
+
+    cdef SealedRun _run(self, Py_ssize_t run) except *:
         if not 0 <= run < <Py_ssize_t> self.runs.size():
             raise IndexError(f"there is no run {run}")
-        cdef const vector[uint32_t]* found
-        with nogil:
-            found = &self.window.suspects(self.runs[run])
+        return self.runs[run]
+
+    cdef bytes _suspects(self):
+        cdef const vector[uint32_t]* found = &self.window.candidates().suspects()
         cdef Py_ssize_t count = <Py_ssize_t> found.size()
         cdef bytes ids = PyBytes_FromStringAndSize(NULL, count * 16)
         cdef Id* target = <Id*> PyBytes_AS_STRING(ids)
         cdef Py_ssize_t i
         for i in range(count):
-            target[i] = self.window.candidate_id(found[0][i])
+            target[i] = self.window.suspect_id(found[0][i])
         self.asked = count
         return ids
 
@@ -283,16 +316,6 @@ cdef class DedupWindow:
         with nogil:
             self.window.recent().ring().copy_out(start, stop, target)
         return ids
-
-    def sorted_entries(self, uint64_t start, uint64_t stop, uint32_t part, uint32_t parts):
-        """Part `part` of `parts` of the run of the positions [start, stop): sorted 24-byte entries (id, position)."""
-        cdef SliceSorter sorter
-        cdef const vector[RunEntry]* entries
-        if not self.window.recent().ring().head() <= start <= stop <= self.window.committed():
-            raise ValueError(f"positions {start} to {stop} are not in memory or not committed")
-        with nogil:
-            entries = &sorter.sort(self.window.recent().ring(), self.window.recent().seed(), start, stop, part, parts)
-        return PyBytes_FromStringAndSize(<const char*> entries.data(), <Py_ssize_t> entries.size() * 24)
 
     def replay(self, ids):
         """Mark ids (16 bytes each) as seen and committed at the next positions: for a window that is being restored."""

@@ -13,7 +13,6 @@ from libcpp.vector cimport vector
 cdef extern from "run_block.hpp" namespace "engine" nogil:
     size_t BLOCK_BYTES "engine::kBlockBytes"
     size_t BLOCK_ENTRIES "engine::kBlockEntries"
-    uint32_t NO_BLOCK "0xffffffffu"
     cdef struct Id:
         uint64_t low
         uint64_t high
@@ -29,29 +28,48 @@ cdef extern from "run_block.hpp" namespace "engine" nogil:
     RunEntry load_entry(const uint8_t* data)
     RunKey run_key(const Id& id, const IdSeed& seed)
     cbool block_is_sound(const uint8_t* block, uint32_t number)
+    uint32_t block_count_of(const uint8_t* block)
     uint64_t find_in_block(const uint8_t* block, const RunKey& key, const IdSeed& seed)
+    void add_block_to_filter(
+        const uint8_t* block, const IdSeed& seed, uint32_t filter_blocks, uint32_t first_block, uint8_t* part,
+        size_t part_bytes
+    )
+    uint32_t bloom_block_count(uint64_t keys, uint32_t bits_per_key)
+    uint32_t crc32c(uint32_t seed, const uint8_t* data, size_t size)
     cdef cppclass Encoder "engine::RunEncoder":
-        Encoder(IdSeed seed, uint64_t expected_keys, uint32_t bits_per_key) except +
+        Encoder(IdSeed seed, uint8_t* filter, uint32_t filter_blocks) except +
         void add(const RunEntry& entry) except +
         void close_block()
         size_t closed_bytes()
         const vector[uint8_t]& blocks()
         void drop(size_t size) except +
-        const vector[uint8_t]& filter()
         const vector[Id]& first_ids()
         uint64_t count()
         uint64_t first_position()
         uint64_t last_position()
+    cdef struct BlockSpan "engine::RunIndex::Span":
+        uint32_t first
+        uint32_t stop
     cdef cppclass Index "engine::RunIndex":
-        Index(IdSeed seed, const uint8_t* first_ids, size_t count) except +
-        uint32_t locate(const Id& id)
+        Index(IdSeed seed, const uint8_t* first_ids, size_t count, uint32_t prefix_bits) except +
+        BlockSpan locate(uint64_t low, uint64_t high)
         const IdSeed& seed()
         size_t bytes()
+    cdef cppclass Sorter "engine::IdSorter":
+        Sorter()
+        const vector[RunEntry]& sort(
+            const uint8_t* ids, size_t count, uint64_t first, const IdSeed& seed, uint32_t part, uint32_t parts
+        ) except +
     cdef cppclass Merger "engine::RunMerger":
         Merger(IdSeed seed, size_t inputs, uint64_t horizon) except +
         int64_t feed(size_t input, const uint8_t* blocks, size_t count) except +
-        int64_t merge(vector[RunEntry]& out) except +
+        int64_t merge(Encoder& out) except +
 
+cdef extern from "<algorithm>" namespace "std" nogil:
+    void sort(vector[uint64_t].iterator first, vector[uint64_t].iterator last)
+
+FILTER_BITS_PER_KEY = 16
+FILTER_PAGE_BYTES = 4096
 ENTRY_BYTES = 24
 BLOCK_SIZE_BYTES = <int> BLOCK_BYTES
 ENTRIES_PER_BLOCK = <int> BLOCK_ENTRIES
@@ -75,19 +93,55 @@ cdef bytes bytes_of(const void* data, size_t size):
     return PyBytes_FromStringAndSize(<const char*> data, <Py_ssize_t> size) if size else b""
 
 
+def filter_block_count(uint64_t keys):
+    """Blocks (32 bytes) of a run's filter for so many keys: 16 bits a key let about 0.13 % of absent ones through."""
+    return bloom_block_count(keys, FILTER_BITS_PER_KEY)
+
+
+def page_checksums(const uint8_t[::1] pages not None):
+    """CRC32C of each page (4 KiB, the last one may be shorter), as uint32."""
+    cdef size_t size = <size_t> pages.shape[0]
+    cdef size_t count = (size + 4095) // 4096
+    cdef bytes checksums = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> count * 4)
+    cdef uint32_t* target = <uint32_t*> PyBytes_AS_STRING(checksums)
+    cdef size_t i
+    with nogil:
+        for i in range(count):
+            target[i] = crc32c(0, &pages[0] + i * 4096, 4096 if i + 1 < count else size - i * 4096)
+    return checksums
+
+
+def sorted_entries(bytes seed not None, const uint8_t[::1] ids not None, uint64_t first, uint32_t part, uint32_t parts):
+    """Part `part` of `parts` of the run of ids (16 bytes each) that were seen at the positions from `first` on: sorted
+    24-byte entries (id, position), each id once with its last position.
+    """
+    cdef IdSeed secret = seed_of(seed)
+    cdef Sorter sorter
+    cdef const vector[RunEntry]* entries
+    cdef const uint8_t* start = &ids[0] if ids.shape[0] else NULL
+    with nogil:
+        entries = &sorter.sort(start, <size_t> ids.shape[0] // 16, first, secret, part, parts)
+    return bytes_of(entries.data(), entries.size() * 24)
+
+
 cdef class RunEncoder:
     """Turns sorted entries into the blocks, the block index and the filter of a run.
 
     Args:
       seed: 16 bytes; entries must come sorted by it.
-      expected_keys: at least so many entries as will come, for the size of the filter.
-      bits_per_key: of the filter; 16 lets about 0.13 % of absent keys through.
+      filter_keys: at least so many entries as will come; 0 = the filter is made later.
     """
 
     cdef Encoder* encoder
+    cdef bytes filter_
 
-    def __cinit__(self, bytes seed, uint64_t expected_keys, uint32_t bits_per_key=16):
-        self.encoder = new Encoder(seed_of(seed), expected_keys, bits_per_key)
+    def __cinit__(self, bytes seed, uint64_t filter_keys=0):
+        cdef uint32_t blocks = bloom_block_count(filter_keys, FILTER_BITS_PER_KEY) if filter_keys else 0
+        cdef uint8_t* filter_ = NULL
+        if blocks:
+            self.filter_ = bytes(<Py_ssize_t> blocks * 32)
+            filter_ = <uint8_t*> PyBytes_AS_STRING(self.filter_)
+        self.encoder = new Encoder(seed_of(seed), filter_, blocks)
 
     def __dealloc__(self):
         del self.encoder
@@ -119,8 +173,8 @@ cdef class RunEncoder:
 
     @property
     def filter(self):
-        """The filter: blocks of 32 bytes."""
-        return bytes_of(self.encoder.filter().data(), self.encoder.filter().size())
+        """The filter's blocks of 32 bytes, or None. Ask only when all entries are there."""
+        return self.filter_
 
     @property
     def count(self):
@@ -139,50 +193,78 @@ cdef class RunEncoder:
 
 
 cdef class RunIndex:
-    """Says which block of a run may hold an id."""
+    """Says which blocks of a run may hold an id, and finds it in them."""
 
     cdef Index* index
 
-    def __cinit__(self, bytes seed, const uint8_t[::1] first_ids not None):
+    def __cinit__(self, bytes seed, const uint8_t[::1] first_ids not None, *, uint32_t prefix_bits=32):
         cdef const uint8_t* start = &first_ids[0] if first_ids.shape[0] else NULL
-        self.index = new Index(seed_of(seed), start, <size_t> first_ids.shape[0] // 16)
+        if not 1 <= prefix_bits <= 32:
+            raise ValueError(f"prefix_bits must be 1 to 32, not {prefix_bits}")
+        self.index = new Index(seed_of(seed), start, <size_t> first_ids.shape[0] // 16, prefix_bits)
 
     def __dealloc__(self):
         del self.index
 
-    def locate(self, const uint8_t[::1] ids not None):
-        """The block number of each id (16 bytes each) as uint32; 2**32 - 1 = in no block."""
-        cdef Py_ssize_t count = ids.shape[0] // 16
-        cdef bytes numbers = PyBytes_FromStringAndSize(NULL, count * 4)
-        cdef uint32_t* target = <uint32_t*> PyBytes_AS_STRING(numbers)
-        cdef Py_ssize_t i
+    def plan(self, const uint8_t[::1] ids not None):
+        """What `search` has to read: pairs of uint32 (block number, which id), ascending. An id has no pair where no
+        block can hold it, and more than one where the index cannot tell the blocks apart.
+        """
+        cdef size_t count = <size_t> ids.shape[0] // 16
+        cdef size_t i
+        cdef uint32_t block
+        cdef uint64_t hash_
+        cdef BlockSpan span
+        cdef vector[uint64_t] pairs
         with nogil:
+            pairs.reserve(count)
             for i in range(count):
-                target[i] = self.index.locate(load_id(&ids[0] + i * 16))
-        return numbers
+                hash_ = run_key(load_id(&ids[0] + i * 16), self.index.seed()).hash
+                span = self.index.locate(hash_, hash_)
+                for block in range(span.first, span.stop):
+                    pairs.push_back(<uint64_t> block << 32 | i)
+            sort(pairs.begin(), pairs.end())
+            for i in range(pairs.size()):
+                pairs[i] = pairs[i] >> 32 | pairs[i] << 32
+        return bytes_of(pairs.data(), pairs.size() * 8)
 
     def search(
-        self, const uint8_t[::1] block not None, uint32_t number, const uint8_t[::1] ids not None,
-        const int64_t[::1] wanted not None, uint64_t[::1] positions not None
+        self, const uint8_t[::1] blocks not None, const uint32_t[:, ::1] plan not None, const uint8_t[::1] ids not None,
+        uint64_t[::1] positions not None
     ):
-        """Look for the ids numbered `wanted` in block `number`; write the position of those found to `positions`.
+        """Look for ids as (part of) a `plan` says; write the position of those found to `positions`.
 
-        Raises DamagedBlockError; then nothing was written.
+        `blocks` are the different blocks of that plan, in its order. Raises DamagedBlockError, IndexError; then nothing
+        that was found may be believed.
         """
         cdef Py_ssize_t i
-        cdef int64_t which
+        cdef Py_ssize_t read = 0
+        cdef uint32_t which
         cdef uint64_t found
         cdef RunKey key
-        if <size_t> block.shape[0] != BLOCK_BYTES or not block_is_sound(&block[0], number):
-            raise DamagedBlockError(number)
-        for i in range(wanted.shape[0]):
-            which = wanted[i]
-            if not 0 <= which < ids.shape[0] // 16 or which >= positions.shape[0]:
+        cdef const uint8_t* block = NULL
+        for i in range(plan.shape[0]):
+            if i == 0 or plan[i, 0] != plan[i - 1, 0]:
+                read += 1
+                if blocks.shape[0] < read * <Py_ssize_t> BLOCK_BYTES:
+                    raise DamagedBlockError(plan[i, 0])
+                block = &blocks[0] + (read - 1) * <Py_ssize_t> BLOCK_BYTES
+                if not block_is_sound(block, plan[i, 0]):
+                    raise DamagedBlockError(plan[i, 0])
+            which = plan[i, 1]
+            if which >= ids.shape[0] // 16 or which >= positions.shape[0]:
                 raise IndexError(f"there is no id {which}")
-            key = run_key(load_id(&ids[0] + which * 16), self.index.seed())
-            found = find_in_block(&block[0], key, self.index.seed())
+            key = run_key(load_id(&ids[0] + <Py_ssize_t> which * 16), self.index.seed())
+            found = find_in_block(block, key, self.index.seed())
             if found != <uint64_t> -1:
                 positions[which] = found
+
+    def blocks_behind(self, uint32_t first, uint32_t stop, uint32_t filter_blocks):
+        """The blocks [first, stop) whose entries fill the blocks [first, stop) of a filter of so many blocks."""
+        cdef uint64_t low = ((<uint64_t> first << 32) + filter_blocks - 1) // filter_blocks
+        cdef uint64_t high = ((<uint64_t> stop << 32) + filter_blocks - 1) // filter_blocks
+        cdef BlockSpan span = self.index.locate(low << 32, ((high << 32) - 1) if high < <uint64_t> 1 << 32 else <uint64_t> -1)
+        return span.first, span.stop
 
     @property
     def size_bytes(self):
@@ -190,24 +272,52 @@ cdef class RunIndex:
         return self.index.bytes()
 
 
-def entries_of(const uint8_t[::1] blocks not None, uint32_t first_number):
-    """The entries (24 bytes each) of consecutive blocks from number `first_number` on. Raises DamagedBlockError."""
+def first_ids_of(const uint8_t[::1] blocks not None, uint32_t first_number):
+    """The first id of each of consecutive blocks from number `first_number` on, and how many entries they have in all.
+
+    Raises DamagedBlockError.
+    """
     cdef size_t count = <size_t> blocks.shape[0] // BLOCK_BYTES
     cdef size_t i
-    cdef uint32_t entries
+    cdef uint64_t entries = 0
     cdef const uint8_t* block
-    gathered = bytearray()
+    cdef bytearray first_ids = bytearray(<Py_ssize_t> count * 16)
+    cdef char* target = first_ids
     for i in range(count):
         block = &blocks[0] + i * BLOCK_BYTES
         if not block_is_sound(block, first_number + <uint32_t> i):
             raise DamagedBlockError(first_number + i)
-        memcpy(&entries, block + 8, 4)
-        gathered += bytes_of(block + 16, entries * 24)
-    return bytes(gathered)
+        memcpy(target + i * 16, block + 16, 16)
+        entries += block_count_of(block)
+    return bytes(first_ids), entries
+
+
+def add_to_filter(
+    bytes seed not None, const uint8_t[::1] blocks not None, uint32_t first_number, uint32_t filter_blocks,
+    uint32_t first_filter_block, uint8_t[::1] part not None
+):
+    """Add the entries of consecutive blocks to a part of a filter of `filter_blocks` blocks; what belongs to other parts
+    is left out. Raises DamagedBlockError.
+    """
+    cdef IdSeed secret = seed_of(seed)
+    cdef size_t count = <size_t> blocks.shape[0] // BLOCK_BYTES
+    cdef size_t i
+    cdef int64_t damaged = -1
+    with nogil:
+        for i in range(count):
+            if not block_is_sound(&blocks[0] + i * BLOCK_BYTES, first_number + <uint32_t> i):
+                damaged = <int64_t> (first_number + i)
+                break
+            add_block_to_filter(
+                &blocks[0] + i * BLOCK_BYTES, secret, filter_blocks, first_filter_block, &part[0],
+                <size_t> part.shape[0]
+            )
+    if damaged >= 0:
+        raise DamagedBlockError(damaged)
 
 
 cdef class RunMerger:
-    """Merges runs, given oldest first in pieces of whole blocks, into one sorted stream of entries.
+    """Merges runs, given in pieces of whole blocks, into an encoder.
 
     An id keeps its last position; entries below `horizon` are left out.
     """
@@ -236,10 +346,9 @@ cdef class RunMerger:
         if damaged >= 0:
             raise DamagedBlockError(damaged)
 
-    def merge(self):
-        """(entries merged by now, the input that must be fed next or -1 at the end). Feed every input once before."""
-        cdef vector[RunEntry] out
+    def merge(self, RunEncoder encoder not None):
+        """(blocks complete by now, the input that must be fed next or -1 at the end). Feed every input once before."""
         cdef int64_t starving
         with nogil:
-            starving = self.merger.merge(out)
-        return bytes_of(out.data(), out.size() * 24), starving
+            starving = self.merger.merge(encoder.encoder[0])
+        return encoder._take(), starving

@@ -8,6 +8,7 @@
 //   never a valid block.
 // - Every block is verified whenever it is read: a damaged one is reported, never searched.
 // - Memory is bounded: sorting goes by parts of the hash range, merging by the pieces that the caller feeds.
+// - A run and its filter ascend with the hash: each is written, merged and asked from front to back.
 // - No I/O; one owner at a time; allocation failure throws std::bad_alloc.
 #pragma once
 
@@ -15,11 +16,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "bloom.hpp"
 #include "crc32c.hpp"
-#include "id_ring.hpp"
+#include "id_hash.hpp"
 
 namespace engine {
 
@@ -90,29 +92,29 @@ inline uint64_t find_in_block(const uint8_t* block, const RunKey& key, const IdS
     return kAbsent;
 }
 
-// Cuts sorted entries into blocks and gathers what the reader of the run wants in memory: the first id of each block,
-// and the filter.
+// Cuts sorted entries into blocks and gathers what the reader of the run wants besides: the first id of each block, and
+// the filter where the caller lends memory for it.
 class RunEncoder {
   public:
-    RunEncoder(IdSeed seed, uint64_t expected_keys, uint32_t bits_per_key) : seed_(seed) {
-        filter_.resize(bloom_block_count(expected_keys, bits_per_key) * kBloomBlockBytes);
-        filter_blocks_ = static_cast<uint32_t>(filter_.size() / kBloomBlockBytes);
-    }
+    // `filter` has `filter_blocks` blocks of zeros, or none.
+    RunEncoder(IdSeed seed, uint8_t* filter, uint32_t filter_blocks)
+        : seed_(seed), filter_(filter), filter_blocks_(filter_blocks) {}
 
-    // REQUIRES: larger than every entry before it.
-    void add(const RunEntry& entry) {
+    // REQUIRES: larger than every entry before it, with its hash.
+    void add(const RunEntry& entry, uint64_t hash) {
         if (pending_ == 0) {
             blocks_.resize(blocks_.size() + kBlockBytes);
             first_ids_.push_back(entry.id);
         }
         uint8_t* block = blocks_.data() + blocks_.size() - kBlockBytes;
         std::memcpy(block + kBlockHeaderBytes + pending_ * sizeof(RunEntry), &entry, sizeof entry);
-        bloom_add(filter_.data(), filter_blocks_, hash_id(entry.id, seed_));
+        if (filter_blocks_) bloom_add(filter_, filter_blocks_, hash);
         count_ += 1;
         first_position_ = std::min(first_position_, entry.position);
         last_position_ = std::max(last_position_, entry.position);
         if (++pending_ == kBlockEntries) close_block();
     }
+    void add(const RunEntry& entry) { add(entry, hash_id(entry.id, seed_)); }
 
     void close_block() noexcept {
         if (pending_ == 0) return;
@@ -129,7 +131,6 @@ class RunEncoder {
     const std::vector<uint8_t>& blocks() const noexcept { return blocks_; }
     void drop(size_t bytes) { blocks_.erase(blocks_.begin(), blocks_.begin() + static_cast<std::ptrdiff_t>(bytes)); }
 
-    const std::vector<uint8_t>& filter() const noexcept { return filter_; }
     const std::vector<Id>& first_ids() const noexcept { return first_ids_; }
     uint64_t count() const noexcept { return count_; }
     uint64_t first_position() const noexcept { return first_position_; }
@@ -137,10 +138,10 @@ class RunEncoder {
 
   private:
     IdSeed seed_;
+    uint8_t* filter_;
+    uint32_t filter_blocks_;
     std::vector<uint8_t> blocks_;
-    std::vector<uint8_t> filter_;
     std::vector<Id> first_ids_;
-    uint32_t filter_blocks_ = 0;
     uint32_t pending_ = 0;  // entries in the block that is not closed yet
     uint32_t blocks_closed_ = 0;
     uint64_t count_ = 0;
@@ -148,150 +149,223 @@ class RunEncoder {
     uint64_t last_position_ = 0;
 };
 
-// Which block of a run an id can be in.
+// Adds the entries of a sound block to the part of a filter of `filter_blocks` blocks that begins at `first_block`;
+// those that belong to other parts are left out.
+inline void add_block_to_filter(const uint8_t* block, const IdSeed& seed, uint32_t filter_blocks, uint32_t first_block,
+                                uint8_t* part, size_t part_bytes) noexcept {
+    for (uint32_t i = 0; i < block_count_of(block); ++i) {
+        const RunEntry entry = load_entry(block + kBlockHeaderBytes + i * sizeof(RunEntry));
+        const uint64_t hash = hash_id(entry.id, seed);
+        const size_t offset = bloom_block_offset(hash, filter_blocks);
+        const size_t start = static_cast<size_t>(first_block) * kBloomBlockBytes;
+        if (offset >= start && offset < start + part_bytes) bloom_block_add(part + offset - start, hash);
+    }
+}
+
+// Which blocks of a run an id can be in: four bytes a block, the upper half of the hash of its first id.
 class RunIndex {
   public:
-    RunIndex(IdSeed seed, const uint8_t* first_ids, size_t count) : seed_(seed) {
-        keys_.reserve(count);
-        for (size_t i = 0; i < count; ++i) keys_.push_back(run_key(load_id(first_ids + i * sizeof(Id)), seed));
+    struct Span {
+        uint32_t first;
+        uint32_t stop;
+    };
+
+    // Fewer than 32 `prefix_bits` make blocks hard to tell apart: for tests.
+    RunIndex(IdSeed seed, const uint8_t* first_ids, size_t count, uint32_t prefix_bits)
+        : seed_(seed), shift_(64 - prefix_bits) {
+        prefixes_.reserve(count);
+        for (size_t i = 0; i < count; ++i) prefixes_.push_back(prefix(hash_id(load_id(first_ids + i * sizeof(Id)), seed)));
     }
 
-    // The block, or 2^32 - 1 when the id sorts before the first one.
-    uint32_t locate(const Id& id) const noexcept {
-        const auto after = std::upper_bound(keys_.begin(), keys_.end(), run_key(id, seed_));
-        return static_cast<uint32_t>(after - keys_.begin()) - 1;
+    // The blocks that may hold hashes from `low` to `high`, both included. Of blocks that begin with one prefix any may,
+    // and the one before them.
+    Span locate(uint64_t low, uint64_t high) const noexcept {
+        const auto first = std::lower_bound(prefixes_.begin(), prefixes_.end(), prefix(low)) - prefixes_.begin();
+        const auto after = std::upper_bound(prefixes_.begin(), prefixes_.end(), prefix(high)) - prefixes_.begin();
+        return {static_cast<uint32_t>(first > 0 ? first - 1 : 0), static_cast<uint32_t>(after)};
     }
 
     const IdSeed& seed() const noexcept { return seed_; }
-    size_t bytes() const noexcept { return keys_.capacity() * sizeof(RunKey); }
+    size_t bytes() const noexcept { return prefixes_.capacity() * sizeof(uint32_t); }
 
   private:
+    uint32_t prefix(uint64_t hash) const noexcept { return static_cast<uint32_t>(hash >> shift_); }
+
     IdSeed seed_;
-    std::vector<RunKey> keys_;
+    uint32_t shift_;
+    std::vector<uint32_t> prefixes_;
 };
 
-// Sorts a slice of a ring, one part of the hash range at a time.
-class SliceSorter {
+// Sorts ids that were seen at consecutive positions, one part of the hash range at a time.
+class IdSorter {
   public:
-    // The entries of positions [start, stop) in part `part` of `parts`, each id once with its last position.
-    const std::vector<RunEntry>& sort(const IdRing& ring, const IdSeed& seed, uint64_t start, uint64_t stop,
+    // The entries in part `part` of `parts`, each id once with its last position; `ids` has 16 bytes each, the first one
+    // was seen at `first`. REQUIRES: count < 2^32.
+    const std::vector<RunEntry>& sort(const uint8_t* ids, size_t count, uint64_t first, const IdSeed& seed,
                                       uint32_t part, uint32_t parts) {
-        gather(ring, seed, start, stop, part, parts);
-        spread(parts);
+        gather(ids, count, seed, part, parts);
+        spread(ids, parts);
         sorted_.clear();
+        sorted_.reserve(spread_.size());
         for (size_t i = 0; i < spread_.size(); ++i) {
-            const bool last = i + 1 == spread_.size() || !(spread_[i].key.id == spread_[i + 1].key.id);
-            if (last) sorted_.push_back({spread_[i].key.id, spread_[i].position});
+            const Id id = load_id(ids + spread_[i].index * sizeof(Id));
+            const bool last = i + 1 == spread_.size() || spread_[i].hash != spread_[i + 1].hash ||
+                              !(id == load_id(ids + spread_[i + 1].index * sizeof(Id)));
+            if (last) sorted_.push_back({id, first + spread_[i].index});
         }
         return sorted_;
     }
 
   private:
     struct Item {
-        RunKey key;
-        uint64_t position;
-        bool operator<(const Item& other) const noexcept {
-            if (key < other.key) return true;
-            return key.id == other.key.id && position < other.position;
-        }
+        uint64_t hash;
+        uint32_t index;
     };
 
-    void gather(const IdRing& ring, const IdSeed& seed, uint64_t start, uint64_t stop, uint32_t part, uint32_t parts) {
+    void gather(const uint8_t* ids, size_t count, const IdSeed& seed, uint32_t part, uint32_t parts) {
         gathered_.clear();
-        for (uint64_t position = start; position < stop; ++position) {
-            const Id id = *ring.at(position);
-            const uint64_t hash = hash_id(id, seed);
-            if (((hash >> 32) * parts) >> 32 == part) gathered_.push_back({{hash, id}, position});
+        for (size_t i = 0; i < count; ++i) {
+            const uint64_t hash = hash_id(load_id(ids + i * sizeof(Id)), seed);
+            if (((hash >> 32) * parts) >> 32 == part) gathered_.push_back({hash, static_cast<uint32_t>(i)});
         }
     }
 
     // Hashes are uniform: one counting pass by the bits below the part puts items into tiny buckets, which are sorted
     // one by one.
-    void spread(uint32_t parts) {
-        const uint64_t buckets = gathered_.size() / 4 + 1;
+    void spread(const uint8_t* ids, uint32_t parts) {
+        const uint64_t buckets = gathered_.size() / 2 + 1;
         const auto bucket_of = [&](const Item& item) {
-            return (static_cast<uint32_t>((item.key.hash >> 32) * parts) * buckets) >> 32;
+            return (static_cast<uint32_t>((item.hash >> 32) * parts) * buckets) >> 32;
         };
         starts_.assign(static_cast<size_t>(buckets) + 1, 0);
-        for (const Item& item : gathered_) ++starts_[bucket_of(item) + 1];
-        for (size_t i = 1; i < starts_.size(); ++i) starts_[i] += starts_[i - 1];
+        for (const Item& item : gathered_) ++starts_[bucket_of(item)];
+        uint32_t sum = 0;
+        for (uint32_t& start : starts_) sum += std::exchange(start, sum);
         spread_.resize(gathered_.size());
-        ends_.assign(starts_.begin(), starts_.end() - 1);
-        for (const Item& item : gathered_) spread_[ends_[bucket_of(item)]++] = item;
-        for (size_t i = 0; i + 1 < starts_.size(); ++i)
-            if (starts_[i + 1] - starts_[i] > 1)
-                std::sort(spread_.begin() + starts_[i], spread_.begin() + starts_[i + 1]);
+        for (const Item& item : gathered_) spread_[starts_[bucket_of(item)]++] = item;
+        const auto before = [&](const Item& left, const Item& right) {
+            if (left.hash != right.hash) return left.hash < right.hash;
+            const Id a = load_id(ids + left.index * sizeof(Id)), b = load_id(ids + right.index * sizeof(Id));
+            if (a == b) return left.index < right.index;
+            return RunKey{left.hash, a} < RunKey{right.hash, b};
+        };
+        // By insertion: an item moves within its bucket.
+        for (size_t i = 1; i < spread_.size(); ++i) {
+            const Item item = spread_[i];
+            size_t k = i;
+            for (; k > 0 && before(item, spread_[k - 1]); --k) spread_[k] = spread_[k - 1];
+            spread_[k] = item;
+        }
     }
 
     std::vector<Item> gathered_;
     std::vector<Item> spread_;
     std::vector<RunEntry> sorted_;
     std::vector<uint32_t> starts_;
-    std::vector<uint32_t> ends_;
 };
 
-// Merges runs, oldest first, from pieces of whole blocks: an id's last position wins, entries below the horizon are
-// left out.
+// Merges runs from pieces of whole blocks: an id's last position wins, entries below the horizon are left out.
 class RunMerger {
   public:
-    RunMerger(IdSeed seed, size_t inputs, uint64_t horizon) : seed_(seed), horizon_(horizon), inputs_(inputs) {}
+    RunMerger(IdSeed seed, size_t inputs, uint64_t horizon)
+        : seed_(seed), horizon_(horizon), inputs_(inputs), heads_(inputs, kEnded) {}
 
     // Takes the next blocks of an input; none means that it has ended. Returns the number of the first damaged block,
     // or -1.
     int64_t feed(size_t input, const uint8_t* blocks, size_t count) {
         Input& into = inputs_[input];
         into.entries.clear();
+        into.hashes.clear();
         into.next = 0;
         into.ended = count == 0;
-        for (size_t i = 0; i < count; ++i) {
+        for (size_t i = 0; i < count; ++i, ++into.block) {
             const uint8_t* block = blocks + i * kBlockBytes;
             if (!block_is_sound(block, into.block)) return into.block;
-            ++into.block;
-            for (uint32_t j = 0; j < block_count_of(block); ++j)
-                into.entries.push_back(load_entry(block + kBlockHeaderBytes + j * sizeof(RunEntry)));
+            const size_t before = into.entries.size(), entries = block_count_of(block);
+            into.entries.resize(before + entries);
+            std::memcpy(static_cast<void*>(into.entries.data() + before), block + kBlockHeaderBytes,
+                        entries * sizeof(RunEntry));
         }
-        if (!into.ended) into.head = run_key(into.entries[0].id, seed_);
+        into.hashes.resize(into.entries.size());
+        for (size_t i = 0; i < into.entries.size(); ++i) into.hashes[i] = hash_id(into.entries[i].id, seed_);
+        heads_[input] = into.ended ? kEnded : into.hashes[0];
         return -1;
     }
 
-    // Merges into `out` until an input must be fed (returns its index) or all have ended (returns -1). REQUIRES: each
-    // was fed once.
-    int64_t merge(std::vector<RunEntry>& out) {
+    // Merges until an input must be fed (returns its index) or all have ended (returns -1). REQUIRES: each was fed once.
+    int64_t merge(RunEncoder& out) {
+        for (size_t i = 0; i < inputs_.size(); ++i)
+            if (!inputs_[i].ended && inputs_[i].next == inputs_[i].entries.size()) return static_cast<int64_t>(i);
         for (;;) {
-            const Input* least = nullptr;
-            for (size_t i = 0; i < inputs_.size(); ++i) {
-                const Input& input = inputs_[i];
-                if (input.ended) continue;
-                if (input.next == input.entries.size()) return static_cast<int64_t>(i);
-                if (!least || input.head < least->head) least = &input;
+            size_t least = 0;
+            bool alone = true;
+            for (size_t i = 1; i < heads_.size(); ++i) {
+                alone = heads_[i] < heads_[least] || (alone && heads_[i] != heads_[least]);
+                least = heads_[i] < heads_[least] ? i : least;
             }
-            if (!least) return -1;
-            emit(least->head, out);
+            const int64_t starving = alone && heads_[least] != kEnded ? emit(least, out) : emit_equal(out);
+            if (starving != kGoOn) return starving;
         }
     }
 
   private:
+    // Also a hash, if a rare one: `emit_equal` looks twice.
+    static constexpr uint64_t kEnded = ~0ull;
+    static constexpr int64_t kAllEnded = -1;
+    static constexpr int64_t kGoOn = -2;
+
     struct Input {
         std::vector<RunEntry> entries;
+        std::vector<uint64_t> hashes;
         size_t next = 0;
-        RunKey head{};
         uint32_t block = 0;
         bool ended = false;
     };
 
-    void emit(const RunKey key, std::vector<RunEntry>& out) {
-        uint64_t position = 0;
-        for (Input& input : inputs_) {
-            if (input.ended || !(input.head.id == key.id)) continue;
-            position = std::max(position, input.entries[input.next].position);
-            if (++input.next < input.entries.size()) input.head = run_key(input.entries[input.next].id, seed_);
+    // The entry of one input is the least by its hash alone.
+    int64_t emit(size_t least, RunEncoder& out) {
+        const Input& input = inputs_[least];
+        const RunEntry& entry = input.entries[input.next];
+        if (entry.position >= horizon_) out.add(entry, heads_[least]);
+        return advance(least);
+    }
+
+    // Several inputs have the least hash: with equal ids, mostly.
+    int64_t emit_equal(RunEncoder& out) {
+        const Input* least = nullptr;
+        RunKey key{};
+        for (const Input& input : inputs_) {
+            if (input.ended) continue;
+            const RunKey head{input.hashes[input.next], input.entries[input.next].id};
+            if (least && !(head < key)) continue;
+            least = &input;
+            key = head;
         }
-        if (position >= horizon_) out.push_back({key.id, position});
+        if (!least) return kAllEnded;
+        uint64_t position = 0;
+        int64_t starving = kGoOn;
+        for (size_t i = 0; i < inputs_.size(); ++i) {
+            const Input& input = inputs_[i];
+            if (input.ended || !(input.entries[input.next].id == key.id)) continue;
+            position = std::max(position, input.entries[input.next].position);
+            const int64_t hungry = advance(i);
+            if (starving == kGoOn) starving = hungry;
+        }
+        if (position >= horizon_) out.add({key.id, position}, key.hash);
+        return starving;
+    }
+
+    int64_t advance(size_t number) noexcept {
+        Input& input = inputs_[number];
+        if (++input.next == input.entries.size()) return static_cast<int64_t>(number);
+        heads_[number] = input.hashes[input.next];
+        return kGoOn;
     }
 
     IdSeed seed_;
     uint64_t horizon_;
     std::vector<Input> inputs_;
+    std::vector<uint64_t> heads_;  // the hash of each input's next entry
 };
 
 }  // namespace engine

@@ -44,7 +44,18 @@ class DedupWindow:
         """
 
     def suspects(self, run: int) -> bytes:
-        """Ids of the last probe that a run (0 = oldest) must be asked for; ask the newest run first. IndexError."""
+        """Ids of the last probe, sorted as runs are, that a run (0 = oldest) must be asked for; ask the newest run
+        first. IndexError.
+        """
+
+    def wanted_pages(self, run: int, block_count: int) -> bytes:
+        """Begins `suspects` for a run whose filter is not in memory: the pages of it to `sift`, ascending uint32."""
+
+    def sift(self, run: int, block_count: int, numbers: Buffer, pages: Buffer) -> None:
+        """Goes on with some of the wanted pages, in their order. ValueError."""
+
+    def sifted(self) -> bytes:
+        """The suspects, once all wanted pages were sifted."""
 
     def resolve(self, positions: Buffer) -> None:
         """Answers the last `suspects`: uint64 a suspect, where the run saw it last, 2**64 - 1 = nowhere. ValueError."""
@@ -66,9 +77,6 @@ class DedupWindow:
 
     def ids(self, start: int, stop: int) -> bytes:
         """The ids of the positions [start, stop), 16 bytes each. ValueError: they are not in memory."""
-
-    def sorted_entries(self, start: int, stop: int, part: int, parts: int) -> bytes:
-        """Part `part` of `parts` of the run of the positions [start, stop). ValueError: they are not in memory."""
 
     def replay(self, ids: Buffer) -> None:
         """Marks ids as seen and committed at the next positions, for a window that is being restored. ValueError."""

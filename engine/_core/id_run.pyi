@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
+FILTER_BITS_PER_KEY: Final[int]
+FILTER_PAGE_BYTES: Final[int]
 ENTRY_BYTES: Final[int]
 BLOCK_SIZE_BYTES: Final[int]
 ENTRIES_PER_BLOCK: Final[int]
@@ -16,10 +18,19 @@ class DamagedBlockError(ValueError):
     number: int
     def __init__(self, number: int) -> None: ...
 
+def filter_block_count(keys: int) -> int:
+    """Blocks (32 bytes) of a run's filter for so many keys."""
+
+def page_checksums(pages: Buffer) -> bytes:
+    """CRC32C of each page (4 KiB, the last one may be shorter), as uint32."""
+
+def sorted_entries(seed: bytes, ids: Buffer, first: int, part: int, parts: int) -> bytes:
+    """Part `part` of `parts` of the run of ids seen at the positions from `first` on: sorted 24-byte entries."""
+
 class RunEncoder:
     """Turns sorted entries (24 bytes: id, position) into the blocks, the block index and the filter of a run."""
 
-    def __init__(self, seed: bytes, expected_keys: int, bits_per_key: int = 16) -> None: ...
+    def __init__(self, seed: bytes, filter_keys: int = 0) -> None: ...
     def encode(self, entries: Buffer) -> bytes:
         """Adds entries; gives the blocks that are complete by now."""
 
@@ -31,8 +42,8 @@ class RunEncoder:
         """The block index: the first id of each block."""
 
     @property
-    def filter(self) -> bytes:
-        """The filter: blocks of 32 bytes."""
+    def filter(self) -> bytes | None:
+        """The filter: blocks of 32 bytes; None without `filter_keys`. Ask only when all entries are there."""
 
     @property
     def count(self) -> int: ...
@@ -42,29 +53,35 @@ class RunEncoder:
     def last_position(self) -> int: ...
 
 class RunIndex:
-    """Says which block of a run may hold an id."""
+    """Says which blocks of a run may hold an id, and finds it in them."""
 
-    def __init__(self, seed: bytes, first_ids: Buffer) -> None: ...
-    def locate(self, ids: Buffer) -> bytes:
-        """The block number of each id as uint32; 2**32 - 1 = in no block."""
+    def __init__(self, seed: bytes, first_ids: Buffer, *, prefix_bits: int = 32) -> None: ...
+    def plan(self, ids: Buffer) -> bytes:
+        """What `search` has to read: ascending pairs of uint32, block number and which id."""
 
-    def search(
-        self, block: Buffer, number: int, ids: Buffer, wanted: NDArray[np.int64], positions: NDArray[np.uint64]
-    ) -> None:
-        """Looks for the ids numbered `wanted` in a block; writes the positions of those found. DamagedBlockError."""
+    def search(self, blocks: Buffer, plan: NDArray[np.uint32], ids: Buffer, positions: NDArray[np.uint64]) -> None:
+        """Looks for ids in the different blocks of (part of) a plan; writes positions. DamagedBlockError, IndexError."""
+
+    def blocks_behind(self, first: int, stop: int, filter_blocks: int) -> tuple[int, int]:
+        """The blocks [first, stop) whose entries fill the blocks [first, stop) of a filter of so many blocks."""
 
     @property
     def size_bytes(self) -> int: ...
 
-def entries_of(blocks: Buffer, first_number: int) -> bytes:
-    """The entries of consecutive blocks. DamagedBlockError."""
+def first_ids_of(blocks: Buffer, first_number: int) -> tuple[bytes, int]:
+    """The first id of each of consecutive blocks, and their entries in all. DamagedBlockError."""
+
+def add_to_filter(
+    seed: bytes, blocks: Buffer, first_number: int, filter_blocks: int, first_filter_block: int, part: bytearray
+) -> None:
+    """Adds the entries of consecutive blocks to a part of a filter, as far as they belong to it. DamagedBlockError."""
 
 class RunMerger:
-    """Merges runs, oldest first, into one sorted stream of entries; an id keeps its last position."""
+    """Merges runs into an encoder; an id keeps its last position."""
 
     def __init__(self, seed: bytes, inputs: int, horizon: int = 0) -> None: ...
     def feed(self, number: int, blocks: Buffer) -> None:
         """Gives an input its next blocks; empty = it has ended. DamagedBlockError."""
 
-    def merge(self) -> tuple[bytes, int]:
-        """Entries merged by now, and the input to be fed next or -1 at the end. Feed every input once before."""
+    def merge(self, encoder: RunEncoder) -> tuple[bytes, int]:
+        """Blocks complete by now, and the input to be fed next or -1 at the end. Feed every input once before."""

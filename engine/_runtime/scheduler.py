@@ -29,6 +29,7 @@ from engine._runtime.intake import Counters, Intake
 from engine._runtime.lane import SinkLane, StageLane
 from engine._runtime.reading import SourceReading
 from engine._runtime.worker import Dedicated, Workers
+from engine.background import BackgroundThread
 from engine.checkpoint.store import StateDirectory
 from engine.graph import Graph
 from engine.instrument import Instrument
@@ -89,6 +90,7 @@ class Scheduler:
         self._scratch = scratch
         self._cadence = cadence
         self._instrument = instrument
+        self._background = BackgroundThread("engine-runs")
         self._seed = seed
         self._incarnation = incarnation
         self._schemas = graph.schemas()
@@ -221,6 +223,7 @@ class Scheduler:
         return Surroundings(
             partition=partition,
             offload=offload,
+            background=self._background,
             memory_bytes=self.budget.dedup_bytes,
             storage=self._storage,
             directory=directory,
@@ -353,6 +356,7 @@ class Scheduler:
         for step in (*self._front, *self._back):
             for transform in step.transforms:
                 await transform.close()
+        self._background.join()
 
 
 def _offload(workers: Workers, depth: int) -> Offload:

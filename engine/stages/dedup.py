@@ -96,6 +96,7 @@ class DedupTransform:
             directory=surroundings.directory,
             seed=surroundings.seed,
             durable=surroundings.durable,
+            background=surroundings.background,
             instrument=surroundings.instrument,
             chunk_ids=_chunk_ids(surroundings.memory_bytes),
         )
@@ -141,8 +142,8 @@ class DedupTransform:
         }
 
     async def close(self) -> None:
-        """Release memory and files."""
-        self._window.close()
+        """Release memory and files. What the background does for the window ends first."""
+        await self._surroundings.offload(self._window.close)
 
 
 def _chunk_ids(memory_bytes: int) -> int:

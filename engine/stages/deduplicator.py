@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine._core.crc32c import crc32c
+from engine.background import BackgroundThread
 from engine.byte_size import ByteSize, parse_bytes
 from engine.errors import CorruptState, InputError, PipelineError, StateError, missing_column
 from engine.stages.key_window import KeyWindow, WindowState, WindowStatistics
@@ -80,8 +81,10 @@ class Deduplicator:
     """Tells which rows were seen before: exactly, within a window, within a byte budget.
 
     ``keys`` names the columns that identify a row; ``within`` is the window: the last n rows with a key, a time on the
-    timestamp column ``by``, or None for ever. ``memory`` bounds recent keys and filters; older keys go to files below
-    ``spill`` (default: the system's temporary directory), about 24 bytes a key, removed by ``close``.
+    timestamp column ``by``, or None for ever. ``memory`` bounds what recent keys, block indices and the work on files take;
+    older keys go to files below ``spill`` (default: the system's temporary directory), about 24 bytes a key and at most a
+    quarter more while they are merged, removed by ``close``. The files' Bloom filters come on top of ``memory``: 2 bytes a
+    key, and a quarter more while files are merged. A background thread writes the files.
 
     Raises PipelineError for arguments that make no sense. Threads may share it: their calls take turns.
 
@@ -113,6 +116,7 @@ class Deduplicator:
         self._clock: int | None = None
         self._closed = False
         self._turn = threading.RLock()
+        self._background = BackgroundThread("engine-dedup")
         self._window = self._new_window()
 
     def _new_window(self) -> KeyWindow:
@@ -125,6 +129,8 @@ class Deduplicator:
             directory=self._directory,
             seed=bytes.fromhex(random_id()),
             durable=False,
+            background=self._background,
+            filters_on_top=True,
         )
 
     @_in_turn
@@ -132,7 +138,8 @@ class Deduplicator:
         """Mark the keys of a batch as seen, pending its token, and tell which rows to keep.
 
         ``batch`` is a record batch, or any object with ``__arrow_c_array__`` of a struct. Raises InputError for a
-        missing column, CorruptState for a damaged spill file, MemoryError; then nothing is marked.
+        missing column, CorruptState for a damaged spill file, OSError for a full disk (both also where the background
+        met them), MemoryError; then nothing is marked.
         """
         self._check_open()
         rows = _record_batch(batch)
@@ -217,6 +224,7 @@ class Deduplicator:
         if not self._closed:
             self._closed = True
             self._window.close()
+            self._background.join()
             self._remove(self._directory)
 
     def _remove(self, directory: str) -> None:

@@ -23,7 +23,7 @@ from typing import TypedDict
 
 from engine._core.crc32c import crc32c
 from engine.errors import CorruptState, StateError
-from engine.stages.sealed_run import seed_identity
+from engine.stages.run_file import seed_identity
 from engine.storage import File, Storage
 
 __all__ = ["IdLog", "SegmentState"]

@@ -3,14 +3,14 @@
 Laws
     - A row is dropped iff its key was seen within the window (rows, time or for ever); every sighting counts, the first
       row wins, and a row with a null key component is always kept.
-    - Recent keys are in memory; when they and the filters exceed the budget, the oldest committed ones are sealed
-      into a run on disk. Nothing is forgotten inside the window.
+    - Recent keys are in memory; before they exceed the budget, the oldest committed ones are sealed into a run on disk, in
+      the background. Nothing is forgotten inside the window, and no answer depends on when the background is done.
     - A probe that fails changes nothing: its marks are taken back before the error leaves.
     - Durable: ``snapshot`` names files that are durable by then, ``restore`` brings back exactly that and deletes
       the files of this window that it does not name; files that an earlier snapshot named stay until ``release`` of
       a later one.
-    - After an error while files were written the window refuses further work: what is on disk is behind what was
-      marked.
+    - After an error while files were written, here or in the background, the window refuses further work: what is on
+      disk is behind what was marked. The next probe or commit raises what failed in the background.
     - One owner at a time; the calls may come from any thread.
 """
 
@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from engine._core.dedup import Counts, DedupWindow
 from engine._core.hash import key_ids
+from engine.background import Background
 from engine.errors import InputError, StateError
 from engine.instrument import SILENT, Instrument
 from engine.stages.id_log import IdLog
@@ -45,6 +46,15 @@ CHUNK_IDS = 65_536
 
 NO_CLOCK = -(2**63)
 """A clock value that says nothing: the row does not move the clock."""
+
+_SEAL_FROM = 5 / 8
+"""The share of the budget at which the next run is sealed, in the background."""
+
+_SEAL_BY = 3 / 4
+"""The share at which a commit waits for the seal. The rest is what sealing and merging need themselves."""
+
+_FILTER_SHARE = 3 / 8
+"""The share that filters in memory may take where they do not come on top."""
 
 _FORMAT = 1
 _OUR_FILES = re.compile(r"ids-\d{20}\.log|run-\d{20}-\d{20}\.ids(\.tmp)?")
@@ -71,6 +81,7 @@ class WindowStatistics:
     ``rows`` were probed; ``duplicates`` dropped, found among recent keys or in runs; ``null_keys`` kept.
     ``run_lookups`` are the times that a filter could not clear a row, ``suspects_cleared`` those in which the run
     did not hold its key either; ``evictions`` are the positions that were sealed or fell out of the window.
+    ``merges_postponed`` counts merges for which the disk had no room; they are tried again.
     """
 
     rows: int
@@ -83,8 +94,11 @@ class WindowStatistics:
     evictions: int
     recent_bytes: int
     filter_bytes: int
+    index_bytes: int
     disk_bytes: int
     runs: int
+    merges: int
+    merges_postponed: int
 
 
 class KeyWindow:
@@ -94,7 +108,9 @@ class KeyWindow:
       columns: indices of the key columns in every batch.
       by: index of the timestamp column that is the clock of a window of time. A null there does not move the clock.
       within: so many rows with a key, a time (to the microsecond), or None for ever.
-      memory_bytes: the budget for recent keys and filters; a few MiB are needed at least.
+      memory_bytes: the budget for recent keys, block indices and what sealing and merging need; a few MiB at least.
+      filters_on_top: whether the filters of sealed runs (2 bytes a key) come on top of it; else they are part of it, and
+        those that do not fit stay on disk.
       directory: where files go; made when the first one is written. It may be shared only with other kinds of files.
       seed: 16 secret bytes.
       durable: whether ids are logged, so that ``snapshot`` and ``restore`` work across processes.
@@ -112,6 +128,8 @@ class KeyWindow:
         directory: str,
         seed: bytes,
         durable: bool,
+        background: Background,
+        filters_on_top: bool = False,
         instrument: Instrument = SILENT,
         start: int = 0,
         chunk_ids: int = CHUNK_IDS,
@@ -125,6 +143,8 @@ class KeyWindow:
         self._storage = storage
         self._directory = directory
         self._durable = durable
+        self._background = background
+        self._filters_on_top = filters_on_top
         self._instrument = instrument
         self._start = start
         self._chunk_ids = chunk_ids
@@ -143,13 +163,21 @@ class KeyWindow:
             chunk_ids=self._chunk_ids,
             hint_bits=self._hint_bits,
         )
-        self._runs = IdRuns(self._storage, self._directory, seed, instrument=self._instrument)
+        self._runs = IdRuns(
+            self._storage,
+            self._directory,
+            seed,
+            durable=self._durable,
+            background=self._background,
+            filter_limit_bytes=None if self._filters_on_top else int(self._memory_bytes * _FILTER_SHARE),
+            instrument=self._instrument,
+        )
         self._log = IdLog(self._storage, self._directory, seed)
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of recent keys, filters and indices in memory."""
-        return self._window.recent_bytes + self._runs.memory_bytes
+        """Bytes of recent keys, filters and block indices in memory."""
+        return self._window.recent_bytes + self._runs.filter_bytes + self._runs.index_bytes
 
     def set_columns(self, columns: Sequence[int], by: int | None) -> None:
         """Where key and clock columns are from now on."""
@@ -182,6 +210,7 @@ class KeyWindow:
         clock: "Buffer | None" = None,
     ) -> tuple[int, Probe]:
         """As ``probe_open``, for 16-byte identities in place of rows."""
+        self._poll()
         token, mask = self._window.probe(ids, rows, keyed=keyed, selection=selection, clock=clock)
         try:
             if len(self._runs):
@@ -197,6 +226,7 @@ class KeyWindow:
     def commit(self, token: int) -> None:
         """Make the marks of the oldest open token final. Raises ValueError for another token."""
         self._check_usable()
+        self._poll()
         oldest = self._window.oldest_token
         if oldest is None or oldest[0] != token:
             raise ValueError(f"token {token} is not the oldest open token; tokens commit in the order of their probes")
@@ -213,20 +243,31 @@ class KeyWindow:
         """Take back the marks of a token and of every later one. Raises ValueError unless it is open."""
         self._window.abort(token)
 
+    def _poll(self) -> None:
+        """Let what the background has done take its place. Raises what failed there."""
+        failed, self._failed = self._failed, True
+        self._runs.poll(self._window)
+        self._failed = failed
+
     def _fit(self) -> None:
-        """Drop what fell out of the window; seal until recent keys and filters are within the budget."""
-        if len(self._runs):
-            self._runs.drop_expired(self._window)
-        while self.memory_bytes > self._memory_bytes:
-            stop = self._seal_stop()
-            if stop is None:
+        """Drop what fell out of the window; seal where recent keys near the budget, and wait where they reach it."""
+        self._runs.drop_expired(self._window)
+        while (taken := self._budgeted_bytes()) > self._memory_bytes * _SEAL_FROM:
+            if not self._runs.sealing:
+                stop = self._seal_stop()
+                if stop is None:
+                    break
+                self._prepare_directory(())
+                self._runs.seal(self._window, stop)
+            elif taken > self._memory_bytes * _SEAL_BY:
+                self._runs.finish_seal(self._window)
+            else:
                 break
-            self._prepare_directory(())
-            self._runs.seal(self._window, stop)
-            self._log.drop_below(stop)
-        if self._runs.memory_bytes > self._memory_bytes // 2:
-            self._runs.shed_filters(self._memory_bytes // 2, self._window)
         self._log.drop_below(self._window.oldest)
+
+    def _budgeted_bytes(self) -> int:
+        filter_bytes = 0 if self._filters_on_top else self._runs.filter_bytes
+        return self._window.recent_bytes + self._runs.index_bytes + filter_bytes
 
     def _seal_stop(self) -> int | None:
         """Where the next run ends: after a quarter of the recent keys, at a chunk's border; None with too few keys."""
@@ -344,9 +385,12 @@ class KeyWindow:
             suspects_cleared=self._runs.suspects_cleared,
             evictions=self._window.oldest - self._start,
             recent_bytes=self._window.recent_bytes,
-            filter_bytes=self._runs.memory_bytes,
+            filter_bytes=self._runs.filter_bytes,
+            index_bytes=self._runs.index_bytes,
             disk_bytes=self._runs.disk_bytes + self._log.size_bytes,
             runs=len(self._runs),
+            merges=self._runs.merges,
+            merges_postponed=self._runs.merges_postponed,
         )
 
     def close(self) -> None:

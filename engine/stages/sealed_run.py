@@ -1,23 +1,15 @@
 """A sealed run: ids that left memory, in one immutable, checksummed file that is asked only when its filter says so.
 
 Laws
-    - The file is written once and never changed: blocks of sorted entries, the first id of each block, the filter,
-      the footer.
+    - The file is written once and never changed (``run_file``: what lies where).
     - Nothing read is believed before its checksum held: footer, index and filter when the run is opened, a block
       each time.
-    - A damaged filter or index is built again from the blocks: a lost filter must not drop a fresh row, nor pass a
-      duplicate. A damaged block or footer raises CorruptState, naming file and offset; nothing is changed or
-      deleted.
-    - One owner at a time.
-
-The blocks' format: ``src/run_block.hpp``. Footer (little-endian, 128 bytes): magic, format version, zero, identity
-of the seed, entries, covered positions [first, stop), last position of an entry, blocks, bytes of index and filter,
-CRC32C of blocks, index and filter, zeros, CRC32C of the footer.
+    - A damaged filter or index is built again from the blocks. A damaged block or footer raises CorruptState, naming file
+      and offset; nothing is changed or deleted.
+    - One owner at a time, but for ``pieces``, which another thread may read meanwhile.
 """
 
-import hashlib
 import os
-import struct
 from collections.abc import Iterator
 from typing import Self
 
@@ -25,44 +17,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine._core.crc32c import crc32c
-from engine._core.id_run import BLOCK_SIZE_BYTES, DamagedBlockError, RunEncoder, RunIndex, entries_of
-from engine.errors import CorruptState, StateError
+from engine._core.id_run import (
+    BLOCK_SIZE_BYTES,
+    FILTER_PAGE_BYTES,
+    DamagedBlockError,
+    RunEncoder,
+    RunIndex,
+    filter_block_count,
+    first_ids_of,
+    page_checksums,
+)
+from engine.background import Steps
+from engine.errors import CorruptState
+from engine.stages.run_file import Footer, damaged, pieces_of, read, read_footer, read_pages
+from engine.stages.run_filter import PAGES_AT_ONCE, FilterSource, RunFilter
 from engine.storage import File, Storage
 
-__all__ = ["PIECE_BLOCKS", "UNFINISHED", "RunWriter", "SealedRun", "seed_identity"]
-
-PIECE_BLOCKS = 64
-"""Blocks read at once when a run is read from end to end: 256 KiB."""
+__all__ = ["NOWHERE", "UNFINISHED", "RunWriter", "SealedRun"]
 
 UNFINISHED = ".tmp"
 NOWHERE = 2**64 - 1
-NO_BLOCK = 2**32 - 1
 
-_MAGIC = b"engidrun"
-_VERSION = 1
-_FOOTER = struct.Struct("<8sII16sQQQQQQQIII24xI")
-_FOOTER_BYTES = 128
-assert _FOOTER.size == _FOOTER_BYTES
+BLOCKS_AT_ONCE = 128
+"""Blocks read at once to find ids in them: 512 KiB."""
 
-
-def seed_identity(seed: bytes) -> bytes:
-    """16 bytes that tell seeds apart and do not give them away."""
-    return hashlib.blake2b(seed, digest_size=16, person=b"engine ids").digest()
+_FILTER_BLOCK_BYTES = 32
 
 
 class SealedRun:
     """An open run that covers the positions ``[first, stop)``."""
 
     def __init__(
-        self, file: File, *, name: str, footer: bytes, index: RunIndex, filter_blocks: bytes, durable: bool
+        self,
+        file: File,
+        *,
+        name: str,
+        footer: Footer,
+        footer_crc: int,
+        index: RunIndex,
+        bloom: RunFilter,
+        durable: bool,
     ) -> None:
-        fields = _FOOTER.unpack(footer)
         self.name = name
         self.durable = durable
-        self.index = index
-        self.filter_blocks: bytes | None = filter_blocks
-        self.footer_crc: int = fields[-1]
-        self.count, self.first, self.stop, self.last_position, self.block_count = fields[4:9]
+        self.footer_crc = footer_crc
+        self.count, self.first, self.stop, self.last_position, self._block_count, *_ = footer
+        self.filter = bloom
+        self._index = index
         self._file = file
 
     @classmethod
@@ -74,12 +75,13 @@ class SealedRun:
         except FileNotFoundError as error:
             raise CorruptState(f"{path}: the id run is missing; restore the file.", path=path) from error
         try:
-            footer = _read_footer(file, seed)
-            index, filter_blocks = _read_index_and_filter(file, footer, seed)
+            footer, footer_crc = read_footer(file, seed)
+            index = RunIndex(seed, _read_index(file, footer))
+            bloom = RunFilter.open(FilterSource(file, index, seed, footer.filter_bytes // _FILTER_BLOCK_BYTES), footer)
         except BaseException:
             file.close()
             raise
-        return cls(file, name=name, footer=footer, index=index, filter_blocks=filter_blocks, durable=True)
+        return cls(file, name=name, footer=footer, footer_crc=footer_crc, index=index, bloom=bloom, durable=True)
 
     @property
     def path(self) -> str:
@@ -92,46 +94,41 @@ class SealedRun:
         return self._file.size
 
     @property
-    def memory_bytes(self) -> int:
-        """Bytes of the filter and the index in memory."""
-        return len(self.filter_blocks or b"") + self.index.size_bytes
+    def index_bytes(self) -> int:
+        """Memory of the index."""
+        return self._index.size_bytes
 
     def find(self, ids: bytes) -> NDArray[np.uint64]:
-        """The last position of each id (16 bytes) in this run, 2**64 - 1 where it holds none. Raises CorruptState."""
-        positions = np.full(len(ids) // 16, NOWHERE, dtype=np.uint64)
-        numbers = np.frombuffer(self.index.locate(ids), dtype=np.uint32)
-        order = np.argsort(numbers, kind="stable")
-        blocks, starts = np.unique(numbers[order], return_index=True)
-        stops = np.append(starts[1:], len(order))
-        for block, start, stop in zip(blocks.tolist(), starts.tolist(), stops.tolist(), strict=True):
-            if block != NO_BLOCK:
-                self._search(block, ids, order[start:stop], positions)
-        return positions
+        """The last position of each id (16 bytes) in this run, 2**64 - 1 where it holds none. Raises CorruptState.
 
-    def _search(self, block: int, ids: bytes, wanted: NDArray[np.int64], positions: NDArray[np.uint64]) -> None:
-        data = _read(self._file, BLOCK_SIZE_BYTES, block * BLOCK_SIZE_BYTES)
-        try:
-            self.index.search(data, block, ids, wanted, positions)
-        except DamagedBlockError as error:
-            raise _damaged(self._file, block * BLOCK_SIZE_BYTES, str(error)) from error
+        Blocks are read in their order, each once, neighbours together.
+        """
+        positions = np.full(len(ids) // 16, NOWHERE, dtype=np.uint64)
+        plan = np.frombuffer(self._index.plan(ids), dtype=np.uint32).reshape(-1, 2)
+        begins = np.flatnonzero(np.diff(plan[:, 0].astype(np.int64), prepend=-1))
+        for at in range(0, len(begins), BLOCKS_AT_ONCE):
+            some = begins[at : at + BLOCKS_AT_ONCE]
+            stop = begins[at + BLOCKS_AT_ONCE] if at + BLOCKS_AT_ONCE < len(begins) else len(plan)
+            blocks = read_pages(self._file, plan[some, 0], BLOCK_SIZE_BYTES)
+            try:
+                self._index.search(blocks, plan[some[0] : stop], ids, positions)
+            except DamagedBlockError as error:
+                raise self.damaged(error.number) from error
+        return positions
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
         """The blocks from first to last, some at a time, each piece with the number of its first block; not
         verified.
         """
-        return _pieces(self._file, self.block_count)
+        return pieces_of(self._file, 0, self._block_count)
 
     def damaged(self, block: int) -> CorruptState:
         """The error that says that a block is damaged."""
-        return _damaged(self._file, block * BLOCK_SIZE_BYTES, f"block {block} is damaged")
+        return damaged(self._file, block * BLOCK_SIZE_BYTES, f"block {block} is damaged")
 
     def content(self) -> bytes:
         """The whole file, not verified."""
-        return _read(self._file, self._file.size, 0)
-
-    def sync(self) -> None:
-        """Make the bytes durable; the name is the caller's."""
-        self._file.sync()
+        return read(self._file, self._file.size, 0)
 
     def close(self) -> None:
         """Close the file. Harmless when repeated."""
@@ -139,42 +136,56 @@ class SealedRun:
 
 
 class RunWriter:
-    """Writes one run under an unfinished name; ``finish`` gives it, readable. Leaving without that removes the file."""
+    """Writes one run under an unfinished name; ``finish`` gives it, readable. Leaving without that: ``discard``.
 
-    def __init__(self, storage: Storage, directory: str, name: str, seed: bytes, expected_keys: int) -> None:
+    The filter is made beside the blocks where it may stay in memory, else from them when they are written.
+    """
+
+    def __init__(
+        self, storage: Storage, directory: str, name: str, seed: bytes, *, keys: int, filter_in_memory: bool
+    ) -> None:
+        self.encoder = RunEncoder(seed, keys if filter_in_memory else 0)
         self._storage = storage
         self._name = name
         self._seed = seed
-        self._expected_keys = expected_keys
-        self._encoder = RunEncoder(seed, expected_keys)
         self._blocks_crc = 0
         self._file = storage.create(os.path.join(directory, name + UNFINISHED))
 
-    def append(self, entries: bytes) -> None:
-        """Add sorted entries, 24 bytes each."""
-        self._write_blocks(self._encoder.encode(entries))
-
-    def _write_blocks(self, blocks: bytes) -> None:
+    def append(self, blocks: bytes) -> None:
+        """Add what the encoder gave."""
         if blocks:
             self._file.append(blocks)
             self._blocks_crc = crc32c(blocks, self._blocks_crc)
 
-    def finish(self, first: int, stop: int) -> SealedRun:
-        """Complete the file for the positions ``[first, stop)``. It is durable only after ``SealedRun.sync``."""
-        self._write_blocks(self._encoder.finish())
+    def finish(self, first: int, stop: int, *, sync: bool) -> Steps[SealedRun]:
+        """Complete the file for the positions ``[first, stop)``, in steps; with ``sync`` its bytes are durable then."""
+        self.append(self.encoder.finish())
         block_count = self._file.size // BLOCK_SIZE_BYTES
-        first_ids = self._encoder.first_ids
-        filter_blocks = self._encoder.filter
-        footer = _FOOTER.pack(
-            *(_MAGIC, _VERSION, 0, seed_identity(self._seed), self._encoder.count, first, stop),
-            *(self._encoder.last_position, block_count, len(first_ids), len(filter_blocks)),
-            *(self._blocks_crc, crc32c(first_ids), crc32c(filter_blocks), 0),
-        )
-        footer = footer[:-4] + struct.pack("<I", crc32c(footer[:-4]))
-        self._file.append(first_ids, filter_blocks, footer)
+        first_ids = self.encoder.first_ids
         index = RunIndex(self._seed, first_ids)
+        self._file.append(first_ids)
+        filter_offset = self._file.size
+        blocks = self.encoder.filter
+        filter_blocks = len(blocks) // _FILTER_BLOCK_BYTES if blocks else filter_block_count(self.encoder.count)
+        source = FilterSource(self._file, index, self._seed, filter_blocks)
+        filter_crc, checksums = 0, []
+        for window in _windows(blocks) if blocks else source.windows():
+            self._file.append(window)
+            filter_crc = crc32c(window, filter_crc)
+            checksums.append(page_checksums(window))
+            yield
+        footer = Footer(
+            *(self.encoder.count, first, stop, self.encoder.last_position, block_count, len(first_ids)),
+            *(self._file.size - filter_offset, self._blocks_crc, crc32c(first_ids), filter_crc),
+        )
+        packed = footer.packed(self._seed)
+        self._file.append(packed)
+        if sync:
+            self._file.sync()
+        bloom = RunFilter(source, filter_offset, b"".join(checksums), blocks)
+        footer_crc = int.from_bytes(packed[-4:], "little")
         return SealedRun(
-            self._file, name=self._name, footer=footer, index=index, filter_blocks=filter_blocks, durable=False
+            self._file, name=self._name, footer=footer, footer_crc=footer_crc, index=index, bloom=bloom, durable=False
         )
 
     def discard(self) -> None:
@@ -183,63 +194,25 @@ class RunWriter:
         self._storage.unlink(self._file.path)
 
 
-def _read(file: File, size: int, offset: int) -> bytes:
-    try:
-        return file.pread(size, offset)
-    except EOFError as error:
-        raise _damaged(file, offset, "the file is too short") from error
+def _windows(blocks: bytes) -> Iterator[memoryview]:
+    view = memoryview(blocks)
+    window_bytes = PAGES_AT_ONCE * FILTER_PAGE_BYTES
+    return (view[at : at + window_bytes] for at in range(0, len(view), window_bytes))
 
 
-def _damaged(file: File, offset: int, what: str) -> CorruptState:
-    return CorruptState(
-        f"{file.path}: {what} (byte {offset:,}). Nothing was changed; restore the file.", path=file.path, offset=offset
-    )
-
-
-def _read_footer(file: File, seed: bytes) -> bytes:
-    offset = file.size - _FOOTER_BYTES
-    if offset < 0:
-        raise _damaged(file, 0, "the file is too short for an id run")
-    footer = _read(file, _FOOTER_BYTES, offset)
-    magic, version, _, identity, *numbers = _FOOTER.unpack(footer)
-    if magic != _MAGIC or numbers[-1] != crc32c(footer[:-4]):
-        raise _damaged(file, offset, "the footer of the id run is damaged")
-    if version != _VERSION:
-        raise StateError(f"{file.path}: id run of format {version}; this version reads format {_VERSION}.")
-    if identity != seed_identity(seed):
-        raise StateError(f"{file.path}: the id run belongs to another state.")
-    blocks, index_bytes, filter_bytes = numbers[4:7]
-    if offset != blocks * BLOCK_SIZE_BYTES + index_bytes + filter_bytes:
-        raise _damaged(file, offset, "the file has another length than its footer says")
-    return footer
-
-
-def _read_index_and_filter(file: File, footer: bytes, seed: bytes) -> tuple[RunIndex, bytes]:
-    fields = _FOOTER.unpack(footer)
-    block_count, index_bytes, filter_bytes, _, index_crc, filter_crc, _ = fields[8:]
-    offset = block_count * BLOCK_SIZE_BYTES
-    first_ids = _read(file, index_bytes, offset)
-    filter_blocks = _read(file, filter_bytes, offset + index_bytes)
-    if crc32c(first_ids) != index_crc or crc32c(filter_blocks) != filter_crc:
-        first_ids, filter_blocks = _rebuild(file, block_count, fields[4], seed)
-    return RunIndex(seed, first_ids), filter_blocks
-
-
-def _rebuild(file: File, block_count: int, count: int, seed: bytes) -> tuple[bytes, bytes]:
-    """Index and filter again, from the blocks."""
-    encoder = RunEncoder(seed, count)
-    for number, blocks in _pieces(file, block_count):
+def _read_index(file: File, footer: Footer) -> bytes:
+    """The first id of each block, from the blocks themselves where the index is damaged."""
+    first_ids = read(file, footer.index_bytes, footer.index_offset)
+    if crc32c(first_ids) == footer.index_crc:
+        return first_ids
+    gathered, count = [], 0
+    for number, blocks in pieces_of(file, 0, footer.block_count):
         try:
-            encoder.encode(entries_of(blocks, number))
+            some, entries = first_ids_of(blocks, number)
         except DamagedBlockError as error:
-            raise _damaged(file, error.number * BLOCK_SIZE_BYTES, str(error)) from error
-    encoder.finish()
-    if encoder.count != count:
-        raise _damaged(file, 0, f"the blocks hold {encoder.count:,} entries, the footer says {count:,}")
-    return encoder.first_ids, encoder.filter
-
-
-def _pieces(file: File, block_count: int) -> Iterator[tuple[int, bytes]]:
-    for number in range(0, block_count, PIECE_BLOCKS):
-        blocks = min(PIECE_BLOCKS, block_count - number)
-        yield number, _read(file, blocks * BLOCK_SIZE_BYTES, number * BLOCK_SIZE_BYTES)
+            raise damaged(file, error.number * BLOCK_SIZE_BYTES, str(error)) from error
+        gathered.append(some)
+        count += entries
+    if count != footer.count:
+        raise damaged(file, 0, f"the blocks hold {count:,} entries, the footer says {footer.count:,}")
+    return b"".join(gathered)
