@@ -148,7 +148,8 @@ cdef class DedupWindow:
     cdef bytearray mask
     cdef list filters          # (Borrowed | None) beside runs, oldest first
     cdef vector[SealedRun] runs
-    cdef Py_ssize_t asked      # the run of the last `suspects`, -1 = none
+    cdef Py_ssize_t asked      # how many the last suspects were, -1 = none
+    cdef Py_ssize_t sifting    # the run of the last `wanted_pages`, -1 = none
 
     def __cinit__(
         self, *, bytes seed not None, within=None, bint timed=False, uint64_t start=0, uint32_t chunk_ids=65536,
@@ -165,7 +166,7 @@ cdef class DedupWindow:
             raise ValueError(f"hint_bits must be 1 to 32, not {hint_bits}")
         cdef uint64_t span = FOREVER if within is None else within
         self.filters = []
-        self.asked = -1
+        self.asked = self.sifting = -1
         self.window = new Window(
             load_seed(<const uint8_t*> PyBytes_AS_STRING(seed)), timed and within is not None, span, start,
             chunk_bits, hint_bits
@@ -196,7 +197,7 @@ cdef class DedupWindow:
         batch.clock = <const int64_t*> borrowed_clock.take(clock, rows * 8, "clock")
         batch.mask = <uint8_t*> <char*> mask
         cdef cbool has_runs = self.runs.size() > 0
-        self.asked = -1
+        self.asked = self.sifting = -1
         self.mask = mask
         with nogil:
             token = self.window.probe(batch, has_runs)
@@ -207,6 +208,7 @@ cdef class DedupWindow:
         the newest first. Raises IndexError.
         """
         cdef SealedRun asked = self._run(run)
+        self.sifting = -1
         with nogil:
             self.window.candidates().ask(asked.filter, asked.stop)
         return self._suspects()
@@ -218,12 +220,15 @@ cdef class DedupWindow:
         cdef SealedRun asked = self._run(run)
         cdef const vector[uint32_t]* pages
         self.asked = -1
+        self.sifting = run
         with nogil:
             pages = &self.window.candidates().wanted_pages(block_count, asked.stop)
         return PyBytes_FromStringAndSize(<const char*> pages.data(), <Py_ssize_t> pages.size() * 4)
 
     def sift(self, Py_ssize_t run, uint32_t block_count, numbers, pages):
         """Go on with some of the wanted pages, in their order: their `numbers` as uint32, then their bytes."""
+        if run < 0 or run != self.sifting:
+            raise ValueError("sift goes on with the pages that were wanted of a run, and none are")
         cdef SealedRun asked = self._run(run)
         cdef Borrowed borrowed_numbers = Borrowed(), borrowed_pages = Borrowed()
         cdef const uint32_t* first = <const uint32_t*> borrowed_numbers.take(numbers, 0, "numbers")
@@ -234,6 +239,9 @@ cdef class DedupWindow:
 
     def sifted(self):
         """The suspects, once all wanted pages were sifted."""
+        if self.sifting < 0:
+            raise ValueError("no pages were wanted")
+        self.sifting = -1
         return self._suspects()
 
     cdef SealedRun _run(self, Py_ssize_t run) except *:
@@ -259,7 +267,7 @@ cdef class DedupWindow:
             raise ValueError("resolve answers suspects, and nothing was asked")
         cdef const uint64_t* found = <const uint64_t*> borrowed.take(positions, self.asked * 8, "positions")
         self.window.resolve(found)
-        self.asked = -1
+        self.asked = self.sifting = -1
 
     def last_counts(self):
         """Counts of the last probe, while its token is open."""
@@ -278,7 +286,7 @@ cdef class DedupWindow:
         """Take back the marks of `token` and of every later one. Raises ValueError unless it is open."""
         if not self.window.is_open(token):
             raise ValueError(f"token {token} is not open")
-        self.asked = -1
+        self.asked = self.sifting = -1
         with nogil:
             self.window.abort(token)
 
@@ -298,7 +306,7 @@ cdef class DedupWindow:
             filters.append(borrowed)
         self.runs = described
         self.filters = filters
-        self.asked = -1
+        self.asked = self.sifting = -1
 
     def seal_below(self, uint64_t position):
         """Forget recent keys last seen below `position`: a run named by `set_runs` answers for them."""

@@ -1,12 +1,16 @@
 """The dedup window against a plain history: rows and time, undo, collisions, wrap, runs that answer late."""
 
 import array
+import struct
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine._core.bloom import BloomFilter
 from engine._core.dedup import DedupWindow
+from engine._core.id_run import sorted_entries
 
 SEED = bytes(range(16))
 NOWHERE = 2**64 - 1
@@ -14,6 +18,10 @@ NOWHERE = 2**64 - 1
 
 def ids_of(numbers):
     return b"".join(number.to_bytes(16, "big") for number in numbers)
+
+
+def sorted_ids(ids):
+    return b"".join(sorted(ids[at : at + 16] for at in range(0, len(ids), 16)))
 
 
 class History:
@@ -125,19 +133,54 @@ def test_a_full_filter_makes_suspects_and_no_duplicates():
     window.set_runs([(0, 100, b"\xff" * 64)])
     _, mask = window.probe(ids_of([1, 2, 1]), 3)
     assert mask == b"\1\1\0"
-    assert window.suspects(0) == ids_of([1, 2])
-    window.resolve(array.array("Q", [NOWHERE, 40]))
+    suspects = window.suspects(0)
+    assert sorted_ids(suspects) == ids_of([1, 2])
+    window.resolve(array.array("Q", [40 if suspects[i : i + 16] == ids_of([2]) else NOWHERE for i in (0, 16)]))
     assert mask == b"\1\0\0"
     assert window.last_counts() == (3, 2, 0, 1, 1, 2)
+
+
+@given(
+    st.lists(st.integers(0, 3_000), min_size=1, max_size=300, unique=True),
+    st.lists(st.integers(0, 3_000), max_size=400),
+    st.integers(1, 400),
+    st.integers(1, 4),
+)
+def test_a_filter_clears_the_same_rows_page_by_page_as_whole(asked, added, filter_blocks, pages_at_once):
+    filter_ = BloomFilter(SEED, blocks=bytes(filter_blocks * 32))
+    filter_.add(ids_of(added))
+    bits = filter_.blocks
+    window = DedupWindow(seed=SEED, start=10_000)
+    window.set_runs([(0, 10_000, bits)])
+    window.probe(ids_of(asked), len(asked))
+    expected = [number for number, bit in zip(asked, filter_.test(ids_of(asked)), strict=True) if bit]
+    suspects = window.suspects(0)
+    assert sorted_ids(suspects) == ids_of(sorted(expected))
+    assert suspects == b"".join(key for key, _ in struct.iter_unpack("<16sQ", sorted_entries(SEED, suspects, 0, 0, 1)))
+    wanted = np.frombuffer(window.wanted_pages(0, filter_blocks), np.uint32)
+    assert wanted.tolist() == sorted(set(wanted.tolist()))
+    for at in range(0, len(wanted), pages_at_once):
+        numbers = wanted[at : at + pages_at_once]
+        pages = b"".join(bits[page * 4096 : page * 4096 + 4096].ljust(4096, b"\0") for page in numbers.tolist())
+        window.sift(0, filter_blocks, numbers, pages)
+    assert window.sifted() == suspects
+    window.resolve(array.array("Q", [1] * (len(suspects) // 16)))
+    assert window.last_counts().duplicates == len(expected)
+    assert window.suspects(0) == b""
+    with pytest.raises(ValueError, match="wanted"):
+        window.sift(0, filter_blocks, np.array([0], np.uint32), bytes(4096))
+    window.wanted_pages(0, filter_blocks)
+    with pytest.raises(ValueError, match="pages"):
+        window.sift(0, filter_blocks, np.array([0], np.uint32), b"")
 
 
 def test_a_run_answers_only_within_the_horizon_and_newer_runs_first():
     window = DedupWindow(seed=SEED, within=100, start=100)
     window.set_runs([(0, 50, None), (50, 100, None)])
     _, mask = window.probe(ids_of([1, 2, 3]), 3)
-    window.suspects(1)
-    window.resolve(array.array("Q", [60, NOWHERE, NOWHERE]))
-    assert window.suspects(0) == ids_of([2, 3])
+    suspects = window.suspects(1)
+    window.resolve(array.array("Q", [60 if suspects[i : i + 16] == ids_of([1]) else NOWHERE for i in (0, 16, 32)]))
+    assert sorted_ids(window.suspects(0)) == ids_of([2, 3])
     window.resolve(array.array("Q", [1, 1]))  # the horizons are 1 and 2
     assert mask == b"\0\0\1"
 

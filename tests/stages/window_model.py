@@ -1,7 +1,8 @@
-"""What the tests of the key window share: the plain meaning of dedup, a small window, and a storage that dies."""
+"""What the tests of the key window share: the plain meaning of dedup, a small window, backgrounds, a storage that dies."""
 
 import os
 
+from engine.background import Job
 from engine.stages.key_window import KeyWindow
 from engine.storage import File, Storage
 
@@ -41,7 +42,49 @@ class History:
         return other
 
 
-def small_window(directory, *, within, storage=None, durable=True, memory_bytes=4_000, **options):
+class Inline:
+    """A background that does everything at once."""
+
+    def submit(self, steps, *, priority):
+        job = Job(steps, priority)
+        self.wait(job)
+        return job
+
+    def wait(self, job):
+        while not job.done:
+            job.take_step()
+
+    def cancel(self, job):
+        job.drop()
+
+
+class Deferred(Inline):
+    """A background that takes steps when the test says so, the most urgent work first, as a thread would."""
+
+    def __init__(self):
+        self.jobs = []
+        self.steps = 0
+
+    def submit(self, steps, *, priority):
+        job = Job(steps, priority)
+        self.jobs.append(job)
+        return job
+
+    def take_steps(self, count):
+        """Some steps, as far as there is work."""
+        for _ in range(count):
+            self.jobs = [job for job in self.jobs if not job.done]
+            if not self.jobs:
+                return
+            min(self.jobs, key=lambda job: job.priority).take_step()
+            self.steps += 1
+
+    def cancel(self, job):
+        self.jobs.remove(job)
+        job.drop()
+
+
+def small_window(directory, *, within, storage=None, durable=True, memory_bytes=4_000, background=None, **options):
     """A window that seals after a hundred keys or so."""
     return KeyWindow(
         [0],
@@ -51,6 +94,7 @@ def small_window(directory, *, within, storage=None, durable=True, memory_bytes=
         directory=str(directory),
         seed=SEED,
         durable=durable,
+        background=background or Inline(),
         chunk_ids=options.pop("chunk_ids", 16),
         **options,
     )
