@@ -26,7 +26,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING, Self, TypedDict, cast
 from weakref import WeakSet
 
 import pyarrow as pa
+
+from engine._core.pread import pread_many
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -205,16 +207,10 @@ class File(_Descriptor):
                 offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def pread_many(self, pieces: Sequence[tuple[int, int]]) -> bytes:
-        """Several pieces, (offset, size) each, joined; EOFError as in ``pread``.
-
-        The system is told of all of them before the first is read: a device then reads them side by side.
-        """
-        if len(pieces) > 1 and hasattr(os, "posix_fadvise"):
-            with _naming(self.path):
-                for offset, size in pieces:
-                    os.posix_fadvise(self._fileno(), offset, size, os.POSIX_FADV_WILLNEED)
-        return b"".join([self.pread(size, offset) for offset, size in pieces])
+    def pread_many(self, offsets: "Buffer", sizes: "Buffer") -> bytes:
+        """Pieces at several offsets (int64), joined; EOFError as in ``pread``. A device reads them side by side."""
+        with _naming(self.path):
+            return pread_many(self._fileno(), offsets, sizes)
 
     def truncate(self, size: int) -> None:
         """Cut the file, or fill it with zeros, to ``size`` bytes."""

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "bloom.hpp"
@@ -111,10 +112,7 @@ class Candidates {
         uint64_t horizon;
         uint32_t row;
     };
-    struct Place {
-        uint64_t hash;
-        uint32_t item;
-    };
+    static constexpr uint64_t kUpperHalf = ~0ull << 32;
     static constexpr int kRadixBits = 11;
     static constexpr uint64_t kSettled = ~0ull;
 
@@ -137,39 +135,35 @@ class Candidates {
         if (counts(i, run_stop)) suspects_.push_back(order_[i]);
     }
 
-    // Two counting passes over the upper 22 bits; what is left out of order then is a neighbour or two away.
+    // By the upper half of the hash, which is all that filters and indices go by: two counting passes over its upper 22
+    // bits; what is out of order then is a neighbour or two away.
     void sort() {
         const size_t count = hashes_.size();
         places_.resize(count);
         spread_.resize(count);
-        for (size_t i = 0; i < count; ++i) places_[i] = {hashes_[i], static_cast<uint32_t>(i)};
+        for (size_t i = 0; i < count; ++i) places_[i] = (hashes_[i] & kUpperHalf) | i;
         counting_pass(places_, spread_, 64 - 2 * kRadixBits);
         counting_pass(spread_, places_, 64 - kRadixBits);
         for (size_t i = 1; i < count; ++i) {
-            const Place place = places_[i];
+            const uint64_t place = places_[i];
             size_t k = i;
-            for (; k > 0 && places_[k - 1].hash > place.hash; --k) places_[k] = places_[k - 1];
+            for (; k > 0 && places_[k - 1] > place; --k) places_[k] = places_[k - 1];
             places_[k] = place;
         }
         order_.resize(count);
-        for (size_t i = 0; i < count; ++i) {
-            hashes_[i] = places_[i].hash;
-            order_[i] = places_[i].item;
-        }
+        for (size_t i = 0; i < count; ++i) order_[i] = static_cast<uint32_t>(places_[i]);
+        for (size_t i = 0; i < count; ++i) places_[i] = hashes_[order_[i]];
+        hashes_.swap(places_);
         sorted_ = true;
     }
 
-    static void counting_pass(const std::vector<Place>& from, std::vector<Place>& to, int shift) noexcept {
+    static void counting_pass(const std::vector<uint64_t>& from, std::vector<uint64_t>& to, int shift) noexcept {
         constexpr uint32_t kBuckets = 1u << kRadixBits;
         uint32_t starts[kBuckets] = {};
-        for (const Place& place : from) ++starts[(place.hash >> shift) & (kBuckets - 1)];
+        for (const uint64_t place : from) ++starts[(place >> shift) & (kBuckets - 1)];
         uint32_t sum = 0;
-        for (uint32_t& start : starts) {
-            const uint32_t size = start;
-            start = sum;
-            sum += size;
-        }
-        for (const Place& place : from) to[starts[(place.hash >> shift) & (kBuckets - 1)]++] = place;
+        for (uint32_t& start : starts) sum += std::exchange(start, sum);
+        for (const uint64_t place : from) to[starts[(place >> shift) & (kBuckets - 1)]++] = place;
     }
 
     void drop_settled() noexcept {
@@ -185,15 +179,15 @@ class Candidates {
     }
 
     std::vector<Item> items_;       // in order of arrival
-    std::vector<uint64_t> hashes_;  // in order of arrival, once sorted ascending
+    std::vector<uint64_t> hashes_;  // in order of arrival, ascending once sorted
     std::vector<uint32_t> order_;   // beside the sorted hashes: which item
     bool sorted_ = false;
     size_t settled_ = 0;
     size_t cursor_ = 0;
     std::vector<uint32_t> suspects_;
     // Kept for their memory.
-    std::vector<Place> places_;
-    std::vector<Place> spread_;
+    std::vector<uint64_t> places_;
+    std::vector<uint64_t> spread_;
     std::vector<uint8_t> verdicts_;
     std::vector<uint32_t> pages_;
 };

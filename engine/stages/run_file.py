@@ -104,7 +104,7 @@ def read_pages(file: File, numbers: NDArray[np.uint32], page_bytes: int, start: 
     sizes = np.diff(begins, append=len(numbers)) * page_bytes
     offsets = numbers[begins] * page_bytes + start
     try:
-        return file.pread_many(list(zip(offsets.tolist(), sizes.tolist(), strict=True)))
+        return file.pread_many(offsets, sizes)
     except EOFError as error:
         raise damaged(file, int(offsets[-1]), "the file is too short") from error
 

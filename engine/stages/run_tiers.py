@@ -1,31 +1,42 @@
 """Which runs to merge: size-tiered, so that runs stay few and every key is rewritten a bounded number of times.
 
 Laws
-    - Four adjacent runs, none twice as wide as another, become one (width: the positions that a run covers), but only
-      while that is at most a quarter of all: the files and filters that exist twice during a merge are then at most a
-      quarter more.
-    - Each merge puts a key into a run at least 2.5 times as wide, usually four times: a key is written at most
-      1 + log4(width of all / 4 / width of a sealed run) times, usually, and log2.5 at most.
-    - Fewer than 16 runs are of the widest kind, and about three of each other. Where widths are odd (memory that changed,
-      a budget that did) the narrowest neighbours are merged whatever their widths, once there are ``MANY``.
+    - Adjacent runs of which none is twice as wide as another become one (width: the positions that a run covers): four of
+      them, or, where that makes one of the widest, two. Of all positions it may cover at most a quarter: files and filters
+      that exist twice during a merge are at most a quarter more.
+    - A merge of four puts a key into a run about four times as wide, one of two happens when all has doubled: a key is
+      written about 1 + log4(all / width of a sealed run) times, and at most 1 + log2 of that.
+    - Runs wider than an eighth of all are fewer than eight; there are about three of each other kind. Where widths are odd
+      (memory that changed, a window that shrank) the narrowest neighbours are merged whatever their widths, once there are
+      ``MANY``.
 """
 
 from collections.abc import Sequence
 
-__all__ = ["FAN_IN", "MANY", "next_merge"]
+__all__ = ["MANY", "next_merge"]
 
-FAN_IN = 4
 MANY = 40
+
+_FAN_IN = 4
+_WIDEST = 4
+"""The widest runs cover at least half a quarter of all positions, and at most a quarter."""
 
 
 def next_merge(widths: Sequence[int], busy: Sequence[bool]) -> slice | None:
     """The narrowest group that is due, of runs in the order of their positions; those that are ``busy`` stand apart."""
-    groups = [slice(at, at + FAN_IN) for at in range(len(widths) - FAN_IN + 1) if not any(busy[at : at + FAN_IN])]
-    due = [group for group in groups if _is_due(widths[group], sum(widths))]
+    total = sum(widths)
+    groups = [
+        slice(start, start + size)
+        for size in (2, _FAN_IN)
+        for start in range(len(widths) - size + 1)
+        if not any(busy[start : start + size])
+    ]
+    due = [group for group in groups if _is_due(widths[group], total)]
     if not due and len(widths) > MANY:
-        due = groups
+        due = [group for group in groups if group.stop - group.start == _FAN_IN]
     return min(due, key=lambda group: sum(widths[group]), default=None)
 
 
 def _is_due(group: Sequence[int], total: int) -> bool:
-    return max(group) < 2 * min(group) and FAN_IN * sum(group) <= total
+    width = sum(group) * _WIDEST
+    return max(group) < 2 * min(group) and width <= total and (len(group) == _FAN_IN or 2 * width > total)
