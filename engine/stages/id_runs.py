@@ -27,7 +27,7 @@ import numpy as np
 
 from engine._core.dedup import DedupWindow
 from engine._core.id_run import filter_block_count
-from engine.background import Background, Job
+from engine.background import Background, Job, Steps
 from engine.errors import CorruptState
 from engine.instrument import SILENT, Instrument
 from engine.stages.run_filter import PAGES_AT_ONCE
@@ -38,7 +38,9 @@ from engine.storage import Storage
 
 __all__ = ["IdRuns", "RunState"]
 
-MERGES_AT_ONCE = 3
+MERGES_AT_ONCE = 4
+"""Merges under way, each with about 2 MiB of buffers; a narrow one overtakes the wide ones."""
+
 CROWD = MANY + 24
 """With more runs than this the owner waits for a merge."""
 
@@ -100,6 +102,7 @@ class IdRuns:
         self._runs: list[SealedRun] = []
         self._sealing: _Making | None = None
         self._merging: list[_Making] = []
+        self._removing: list[Job[None]] = []
         self._garbage: set[str] = set()
         self._merge_from_seal = 0
         self.suspects_cleared = 0
@@ -228,15 +231,11 @@ class IdRuns:
     def _replace(self, group: slice, runs: list[SealedRun], window: DedupWindow) -> None:
         gone = self._runs[group]
         self._runs[group] = runs
-        for run in gone:
-            run.filter.unload()
         self._arrange_filters(window)
-        for run in gone:
-            run.close()
-            if run.durable:
-                self._garbage.add(run.name)
-            else:
-                self._storage.unlink(run.path)
+        self._garbage.update(run.name for run in gone if run.durable)
+        if gone:
+            self._removing = [job for job in self._removing if not job.done]
+            self._removing.append(self._background.submit(_remove(self._storage, gone), priority=1))
 
     def _room_for_filter(self, keys: int) -> int:
         """Bytes of the filter of a run of so many keys; 0 where it may not be in memory beside those that are."""
@@ -308,8 +307,21 @@ class IdRuns:
             self._background.cancel(made.job)
             if made.job.value is not None:
                 made.job.value.close()
+        for job in self._removing:
+            self._background.wait(job)
         for run in self._runs:
             run.close()
+
+
+def _remove(storage: Storage, runs: list[SealedRun]) -> Steps[None]:
+    """Give back what runs hold that were replaced or dropped. Files that a snapshot may name stay."""
+    for run in runs:
+        run.filter.unload()
+        if not run.durable:
+            yield from run.shrink()
+            storage.unlink(run.path)
+        run.close()
+        yield
 
 
 def _state_of(run: SealedRun) -> RunState:

@@ -41,6 +41,8 @@ NOWHERE = 2**64 - 1
 BLOCKS_AT_ONCE = 128
 """Blocks read at once to find ids in them: 512 KiB."""
 
+SHRINK_BYTES = 64 * 2**20
+
 _FILTER_BLOCK_BYTES = 32
 
 
@@ -129,6 +131,12 @@ class SealedRun:
     def content(self) -> bytes:
         """The whole file, not verified."""
         return read(self._file, self._file.size, 0)
+
+    def shrink(self) -> Steps[None]:
+        """Give the disk's blocks back, some at a step: the system holds up whoever unlinks a large file."""
+        while self._file.writable() and self._file.size > SHRINK_BYTES:
+            self._file.truncate(self._file.size - SHRINK_BYTES)
+            yield
 
     def close(self) -> None:
         """Close the file. Harmless when repeated."""
