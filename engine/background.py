@@ -6,8 +6,8 @@ Laws
     - ``cancel`` ends a job between two steps and closes its generator, whose ``finally`` cleans up; when it returns, no
       step is under way and none follows. Nothing else discards a job.
     - A failure stays in the job until its owner asks for the result: it is raised there, nowhere else.
-    - The thread ends with the last job. It is a daemon: one that is stuck in the system cannot hold up the interpreter's
-      end.
+    - The thread ends with the last job. It is a daemon: one that is stuck in the system cannot hold up the
+      interpreter's end.
 """
 
 import itertools

@@ -80,11 +80,11 @@ def _in_turn(method: Callable[Concatenate["Deduplicator", P], T]) -> Callable[Co
 class Deduplicator:
     """Tells which rows were seen before: exactly, within a window, within a byte budget.
 
-    ``keys`` names the columns that identify a row; ``within`` is the window: the last n rows with a key, a time on the
-    timestamp column ``by``, or None for ever. ``memory`` bounds what recent keys, block indices and the work on files take;
-    older keys go to files below ``spill`` (default: the system's temporary directory), about 24 bytes a key and at most a
-    quarter more while they are merged, removed by ``close``. The files' Bloom filters come on top of ``memory``: 2 bytes a
-    key, and a quarter more while files are merged. A background thread writes the files.
+    ``keys`` names the columns that identify a row; ``within`` is the window: the last n rows with a key, a time on
+    the timestamp column ``by``, or None for ever. ``memory`` bounds what recent keys, block indices and the work on
+    files take; older keys go to files below ``spill`` (default: the system's temporary directory), about 24 bytes a
+    key and at most a quarter more while they are merged, removed by ``close``. The files' Bloom filters come on top
+    of ``memory``: 2 bytes a key, and a quarter more while files are merged. A background thread writes the files.
 
     Raises PipelineError for arguments that make no sense. Threads may share it: their calls take turns.
 

@@ -2,15 +2,15 @@
 
 Laws
     - Runs cover disjoint ranges of positions in ascending order; an id's newest run answers first.
-    - Runs are written by background jobs (``run_writing``); what a job has made takes its place in ``poll``, on the owner's
-      thread, between two batches. Answers do not depend on when: until then memory answers for what is being sealed, and
-      the runs for what is being merged.
-    - A seal goes before every merge, a narrow merge before a wide one. A seal's failure is an error. So is a merge's, but
-      for a full disk: that merge is tried again some seals later, and reported.
+    - Runs are written by background jobs (``run_writing``); what a job has made takes its place in ``poll``, on the
+      owner's thread, between two batches. Answers do not depend on when: until then memory answers for what is
+      being sealed, and the runs for what is being merged.
+    - A seal goes before every merge, a narrow merge before a wide one. A seal's failure is an error. So is a
+      merge's, but for a full disk: that merge is tried again some seals later, and reported.
     - Runs stay few (``run_tiers``), and so do open files; an owner who seals faster than runs are merged waits.
     - A run wholly below the horizon is dropped.
-    - A run becomes durable (synced, renamed, directory synced) before a snapshot names it. A file that a durable snapshot
-      may name is deleted only once a later snapshot is final (``release``).
+    - A run becomes durable (synced, renamed, directory synced) before a snapshot names it. A file that a durable
+      snapshot may name is deleted only once a later snapshot is final (``release``).
     - Filters are in memory, the newest runs' first, as far as their limit allows; the others' pages are read as a batch
       needs them.
     - One owner at a time.

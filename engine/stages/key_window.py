@@ -3,8 +3,9 @@
 Laws
     - A row is dropped iff its key was seen within the window (rows, time or for ever); every sighting counts, the first
       row wins, and a row with a null key component is always kept.
-    - Recent keys are in memory; before they exceed the budget, the oldest committed ones are sealed into a run on disk, in
-      the background. Nothing is forgotten inside the window, and no answer depends on when the background is done.
+    - Recent keys are in memory; before they exceed the budget, the oldest committed ones are sealed into a run on
+      disk, in the background. Nothing is forgotten inside the window, and no answer depends on when the background
+      is done.
     - A probe that fails changes nothing: its marks are taken back before the error leaves.
     - Durable: ``snapshot`` names files that are durable by then, ``restore`` brings back exactly that and deletes
       the files of this window that it does not name; files that an earlier snapshot named stay until ``release`` of
@@ -105,11 +106,11 @@ class KeyWindow:
     """The window over the key columns with the given indices.
 
     Args:
-      columns: indices of the key columns in every batch.
-      by: index of the timestamp column that is the clock of a window of time. A null there does not move the clock.
-      within: so many rows with a key, a time (to the microsecond), or None for ever.
-      memory_bytes: the budget for recent keys, block indices and what sealing and merging need; a few MiB at least.
-      filters_on_top: whether the filters of sealed runs (2 bytes a key) come on top of it; else they are part of it, and
+      columns: indices of the key columns in every batch. by: index of the timestamp column that is the clock of a
+      window of time. A null there does not move the clock. within: so many rows with a key, a time (to the
+      microsecond), or None for ever. memory_bytes: the budget for recent keys, block indices and what sealing and
+      merging need; a few MiB at least. filters_on_top: whether the filters of sealed runs (2 bytes a key) come on
+      top of it; else they are part of it, and
         those that do not fit stay on disk.
       directory: where files go; made when the first one is written. It may be shared only with other kinds of files.
       seed: 16 secret bytes.

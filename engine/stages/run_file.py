@@ -43,7 +43,7 @@ def seed_identity(seed: bytes) -> bytes:
 class Footer(NamedTuple):
     """The footer of a run that covers the positions ``[first, stop)``."""
 
-    count: int
+    entries: int
     first: int
     stop: int
     last_position: int
@@ -104,7 +104,7 @@ def read_pages(file: File, numbers: NDArray[np.uint32], page_bytes: int, start: 
     sizes = np.diff(begins, append=len(numbers)) * page_bytes
     offsets = numbers[begins] * page_bytes + start
     try:
-        return file.pread_many(offsets, sizes)
+        return file.pread_many(offsets.data, sizes.data)
     except EOFError as error:
         raise damaged(file, int(offsets[-1]), "the file is too short") from error
 

@@ -1,11 +1,11 @@
 """The Bloom filter of a sealed run: in memory, or in the run's file and read page by page as a batch needs it.
 
 Laws
-    - A filter only says where not to look. What is lost of it is built again from the run's blocks, so that a lost filter
-      neither drops a fresh row nor passes a duplicate.
-    - Pages of 4 KiB are verified whenever they are read: their checksums stay in memory, a thousandth of the filter. A
-      page that does not hold is built from the blocks that lie behind it; filter and blocks ascend with the hash, so that
-      these are few and neighbours.
+    - A filter only says where not to look. What is lost of it is built again from the run's blocks, so that a lost
+      filter neither drops a fresh row nor passes a duplicate.
+    - Pages of 4 KiB are verified whenever they are read: their checksums stay in memory, a thousandth of the
+      filter. A page that does not hold is built from the blocks that lie behind it; filter and blocks ascend with
+      the hash, so that these are few and neighbours.
     - One owner at a time.
 """
 

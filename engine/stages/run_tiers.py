@@ -1,14 +1,15 @@
 """Which runs to merge: size-tiered, so that runs stay few and every key is rewritten a bounded number of times.
 
 Laws
-    - Adjacent runs of which none is twice as wide as another become one (width: the positions that a run covers): four of
-      them, or, where that makes one of the widest, two. It may cover at most a quarter of all positions, and all merges
-      that are under way a third: so much more files and filters there are at most while old and new ones exist.
+    - Adjacent runs of which none is twice as wide as another become one (width: the positions that a run covers):
+      four of them, or, where that makes one of the widest, two. It may cover at most a quarter of all positions,
+      and all merges that are under way a third: so much more files and filters there are at most while old and new
+      ones exist.
     - A merge of four puts a key into a run about four times as wide, one of two happens when all has doubled: a key is
       written about 1 + log4(all / width of a sealed run) times, and at most 1 + log2 of that.
-    - Runs wider than an eighth of all are fewer than eight; there are about three of each other kind. Where widths are odd
-      (memory that changed, a window that shrank) the narrowest neighbours are merged whatever their widths, once there are
-      ``MANY``.
+    - Runs wider than an eighth of all are fewer than eight; there are about three of each other kind. Where widths
+      are odd (memory that changed, a window that shrank) the narrowest neighbours are merged whatever their widths,
+      once there are ``MANY``.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,10 @@ _UNDER_WAY = 3
 
 def next_merge(widths: Sequence[int], busy: Sequence[bool]) -> slice | None:
     """The narrowest group that is due, of runs in the order of their positions; those that are ``busy`` stand apart."""
+
+    def width_of(group: slice) -> int:
+        return sum(widths[group])
+
     total = sum(widths)
     groups = [
         slice(start, start + size)
@@ -34,10 +39,10 @@ def next_merge(widths: Sequence[int], busy: Sequence[bool]) -> slice | None:
         if not any(busy[start : start + size])
     ]
     free = total // _UNDER_WAY - sum(width for width, is_busy in zip(widths, busy, strict=True) if is_busy)
-    due = [group for group in groups if sum(widths[group]) <= free and _is_due(widths[group], total)]
+    due = [group for group in groups if width_of(group) <= free and _is_due(widths[group], total)]
     if not due and len(widths) > MANY:
         due = [group for group in groups if group.stop - group.start == _FAN_IN]
-    return min(due, key=lambda group: sum(widths[group]), default=None)
+    return min(due, key=width_of, default=None)
 
 
 def _is_due(group: Sequence[int], total: int) -> bool:

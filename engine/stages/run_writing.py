@@ -1,8 +1,8 @@
 """How a run comes to be, step by step: sorted from ids that are in memory, or merged from runs.
 
 Laws
-    - A step takes milliseconds; kernels and reads in it run without the GIL. Memory is bounded: about 8 MiB to seal beside
-      the ids themselves, 2 MiB to merge, and the new run's filter where it is to stay in memory.
+    - A step takes milliseconds; kernels and reads in it run without the GIL. Memory is bounded: about 8 MiB to seal
+      beside the ids themselves, 2 MiB to merge, and the new run's filter where it is to stay in memory.
     - The file has an unfinished name. Whatever ends the work early, an error or being dropped, removes it.
     - Runs that are merged are only read: they go on answering meanwhile.
 """

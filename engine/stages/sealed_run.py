@@ -4,8 +4,8 @@ Laws
     - The file is written once and never changed (``run_file``: what lies where).
     - Nothing read is believed before its checksum held: footer, index and filter when the run is opened, a block
       each time.
-    - A damaged filter or index is built again from the blocks. A damaged block or footer raises CorruptState, naming file
-      and offset; nothing is changed or deleted.
+    - A damaged filter or index is built again from the blocks. A damaged block or footer raises CorruptState,
+      naming file and offset; nothing is changed or deleted.
     - One owner at a time, but for ``pieces``, which another thread may read meanwhile.
 """
 
@@ -221,6 +221,6 @@ def _read_index(file: File, footer: Footer) -> bytes:
             raise damaged(file, error.number * BLOCK_SIZE_BYTES, str(error)) from error
         gathered.append(some)
         count += entries
-    if count != footer.count:
-        raise damaged(file, 0, f"the blocks hold {count:,} entries, the footer says {footer.count:,}")
+    if count != footer.entries:
+        raise damaged(file, 0, f"the blocks hold {count:,} entries, the footer says {footer.entries:,}")
     return b"".join(gathered)

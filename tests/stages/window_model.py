@@ -1,6 +1,7 @@
 """What the tests of the key window share: the plain meaning of dedup, a small window, backgrounds, a storage that dies."""
 
 import os
+from contextlib import suppress
 
 from engine.background import Job
 from engine.stages.key_window import KeyWindow
@@ -57,6 +58,9 @@ class Inline:
     def cancel(self, job):
         job.drop()
 
+    def bury(self):
+        """Nothing goes on after a kill."""
+
 
 class Deferred(Inline):
     """A background that takes steps when the test says so, the most urgent work first, as a thread would."""
@@ -80,8 +84,14 @@ class Deferred(Inline):
             self.steps += 1
 
     def cancel(self, job):
-        self.jobs.remove(job)
+        self.jobs = [other for other in self.jobs if other is not job]
         job.drop()
+
+    def bury(self):
+        """Nothing goes on after a kill: what the generators would still clean up stays."""
+        for job in self.jobs:
+            with suppress(Killed):
+                job.drop()
 
 
 def small_window(directory, *, within, storage=None, durable=True, memory_bytes=4_000, background=None, **options):
