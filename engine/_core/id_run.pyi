@@ -60,7 +60,7 @@ class RunIndex:
         """What `search` has to read: ascending pairs of uint32, block number and which id."""
 
     def search(self, blocks: Buffer, plan: NDArray[np.uint32], ids: Buffer, positions: NDArray[np.uint64]) -> None:
-        """Looks for ids in the different blocks of (part of) a plan; writes positions. DamagedBlockError, IndexError."""
+        """Looks for ids in the blocks of (part of) a plan; writes positions. DamagedBlockError, IndexError."""
 
     def blocks_behind(self, first: int, stop: int, filter_blocks: int) -> tuple[int, int]:
         """The blocks [first, stop) whose entries fill the blocks [first, stop) of a filter of so many blocks."""

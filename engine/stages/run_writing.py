@@ -24,7 +24,7 @@ KEYS_PER_PART = 65_536
 
 @dataclass(frozen=True, slots=True)
 class RunPlace:
-    """Where the runs of one window go, and how: ``sync`` makes their bytes durable, their names are others' business."""
+    """Where the runs of one window go. ``sync`` makes their bytes durable; their names are others' business."""
 
     storage: Storage
     directory: str

@@ -1,4 +1,4 @@
-"""What the tests of the key window share: the plain meaning of dedup, a small window, backgrounds, a storage that dies."""
+"""What tests of the key window share: the plain meaning of dedup, a small window, backgrounds, a mortal storage."""
 
 import os
 from contextlib import suppress
