@@ -65,6 +65,15 @@ cdef extern from "run_block.hpp" namespace "engine" nogil:
         int64_t feed(size_t input, const uint8_t* blocks, size_t count) except +
         int64_t merge(Encoder& out) except +
 
+cdef extern from "<sys/mman.h>" nogil:
+    int PROT_READ
+    int PROT_WRITE
+    int MAP_PRIVATE
+    int MAP_ANONYMOUS
+    void* MAP_FAILED
+    void* mmap(void* address, size_t size, int protection, int flags, int descriptor, long offset)
+    int munmap(void* address, size_t size)
+
 cdef extern from "<algorithm>" namespace "std" nogil:
     void sort(vector[uint64_t].iterator first, vector[uint64_t].iterator last)
 
@@ -124,6 +133,48 @@ def sorted_entries(bytes seed not None, const uint8_t[::1] ids not None, uint64_
     return bytes_of(entries.data(), entries.size() * 24)
 
 
+cdef class FilterMemory:
+    """Zeros for the blocks of one filter, straight from the system and given back to it at once: filters come and go by
+    tens of megabytes, and malloc would keep their holes.
+    """
+
+    cdef uint8_t* data
+    cdef Py_ssize_t size
+    cdef Py_ssize_t shape[1]
+    cdef Py_ssize_t strides[1]
+
+    def __cinit__(self, Py_ssize_t size):
+        if size < 1:
+            raise ValueError(f"a filter of {size} bytes cannot be")
+        cdef void* pages = mmap(NULL, <size_t> size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if pages == MAP_FAILED:
+            raise MemoryError()
+        self.data = <uint8_t*> pages
+        self.size = self.shape[0] = size
+        self.strides[0] = 1
+
+    def __dealloc__(self):
+        if self.data != NULL:
+            with nogil:
+                munmap(self.data, <size_t> self.size)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        buffer.buf = self.data
+        buffer.obj = self
+        buffer.len = self.size
+        buffer.itemsize = 1
+        buffer.readonly = 0
+        buffer.ndim = 1
+        buffer.format = b"B"
+        buffer.shape = self.shape
+        buffer.strides = self.strides
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
+
+
 cdef class RunEncoder:
     """Turns sorted entries into the blocks, the block index and the filter of a run.
 
@@ -133,14 +184,14 @@ cdef class RunEncoder:
     """
 
     cdef Encoder* encoder
-    cdef bytes filter_
+    cdef FilterMemory filter_
 
     def __cinit__(self, bytes seed, uint64_t filter_keys=0):
         cdef uint32_t blocks = bloom_block_count(filter_keys, FILTER_BITS_PER_KEY) if filter_keys else 0
         cdef uint8_t* filter_ = NULL
         if blocks:
-            self.filter_ = bytes(<Py_ssize_t> blocks * 32)
-            filter_ = <uint8_t*> PyBytes_AS_STRING(self.filter_)
+            self.filter_ = FilterMemory(<Py_ssize_t> blocks * 32)
+            filter_ = self.filter_.data
         self.encoder = new Encoder(seed_of(seed), filter_, blocks)
 
     def __dealloc__(self):

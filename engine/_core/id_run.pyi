@@ -1,10 +1,16 @@
 """Sealed runs of ids: encoding, searching and merging their blocks; the bytes come from and go to the caller."""
 
+import sys
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
+
+if sys.version_info >= (3, 12):
+    from collections.abc import Buffer as _BufferProtocol
+else:
+    from typing_extensions import Buffer as _BufferProtocol
 
 FILTER_BITS_PER_KEY: Final[int]
 FILTER_PAGE_BYTES: Final[int]
@@ -27,6 +33,13 @@ def page_checksums(pages: Buffer) -> bytes:
 def sorted_entries(seed: bytes, ids: Buffer, first: int, part: int, parts: int) -> bytes:
     """Part `part` of `parts` of the run of ids seen at the positions from `first` on: sorted 24-byte entries."""
 
+class FilterMemory(_BufferProtocol):
+    """Zeros for the blocks of one filter, given back to the system at once. ValueError, MemoryError."""
+
+    def __init__(self, size: int) -> None: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 class RunEncoder:
     """Turns sorted entries (24 bytes: id, position) into the blocks, the block index and the filter of a run."""
 
@@ -42,7 +55,7 @@ class RunEncoder:
         """The block index: the first id of each block."""
 
     @property
-    def filter(self) -> bytes | None:
+    def filter(self) -> FilterMemory | None:
         """The filter: blocks of 32 bytes; None without `filter_keys`. Ask only when all entries are there."""
 
     @property

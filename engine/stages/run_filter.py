@@ -19,6 +19,7 @@ from engine._core.id_run import (
     BLOCK_SIZE_BYTES,
     FILTER_PAGE_BYTES,
     DamagedBlockError,
+    FilterMemory,
     RunIndex,
     add_to_filter,
     page_checksums,
@@ -70,7 +71,7 @@ class FilterSource:
 class RunFilter:
     """One run's filter. ``blocks`` is all of it while it is in memory, else None."""
 
-    def __init__(self, source: FilterSource, offset: int, checksums: bytes, blocks: bytes | None) -> None:
+    def __init__(self, source: FilterSource, offset: int, checksums: bytes, blocks: FilterMemory | None) -> None:
         self.blocks = blocks
         self._source = source
         self._offset = offset
@@ -101,16 +102,20 @@ class RunFilter:
     @property
     def memory_bytes(self) -> int:
         """Bytes that it takes in memory now."""
-        return len(self.blocks or b"") + self._checksums.nbytes
+        return (0 if self.blocks is None else len(self.blocks)) + self._checksums.nbytes
 
     def load(self) -> None:
         """Bring it into memory. Raises CorruptState where pages and the blocks behind them are damaged."""
-        if self.blocks is None:
-            numbers = np.arange(self._source.page_count, dtype=np.uint32)
-            windows = [
-                self._verified(part) for part in np.split(numbers, range(PAGES_AT_ONCE, len(numbers), PAGES_AT_ONCE))
-            ]
-            self.blocks = b"".join(windows)
+        if self.blocks is not None:
+            return
+        blocks = FilterMemory(self.size_bytes)
+        target = memoryview(blocks)
+        for first in range(0, self._source.page_count, PAGES_AT_ONCE):
+            numbers = np.arange(first, min(first + PAGES_AT_ONCE, self._source.page_count), dtype=np.uint32)
+            pages = self._verified(numbers)
+            start = first * FILTER_PAGE_BYTES
+            target[start : start + len(pages)] = pages
+        self.blocks = blocks
 
     def unload(self) -> None:
         """Leave it to the file."""

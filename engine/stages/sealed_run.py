@@ -21,6 +21,7 @@ from engine._core.id_run import (
     BLOCK_SIZE_BYTES,
     FILTER_PAGE_BYTES,
     DamagedBlockError,
+    FilterMemory,
     RunEncoder,
     RunIndex,
     filter_block_count,
@@ -202,7 +203,7 @@ class RunWriter:
         self._storage.unlink(self._file.path)
 
 
-def _windows(blocks: bytes) -> Iterator[memoryview]:
+def _windows(blocks: FilterMemory) -> Iterator[memoryview]:
     view = memoryview(blocks)
     window_bytes = PAGES_AT_ONCE * FILTER_PAGE_BYTES
     return (view[at : at + window_bytes] for at in range(0, len(view), window_bytes))

@@ -193,7 +193,7 @@ def test_a_filter_page_that_is_damaged_later_is_built_again(sealed):
     window = small_window(directory, within=None, memory_bytes=300_000, chunk_ids=4_096)
     window.restore(state)
     run = window._runs._runs[0]
-    intact = run.filter.blocks
+    intact = bytes(run.filter.blocks)
     assert len(intact) == 8_192
     run.filter.unload()
     window._runs._describe_to(window._window)
@@ -205,7 +205,7 @@ def test_a_filter_page_that_is_damaged_later_is_built_again(sealed):
         file.write(content)
     assert probe(window, range(9_000)) == bytes(8_000) + b"\1" * 1_000
     run.filter.load()
-    assert run.filter.blocks == intact
+    assert bytes(run.filter.blocks) == intact
     window.close()
 
 
