@@ -82,9 +82,10 @@ class Deduplicator:
 
     ``keys`` names the columns that identify a row; ``within`` is the window: the last n rows with a key, a time on
     the timestamp column ``by``, or None for ever. ``memory`` bounds what recent keys, block indices and the work on
-    files take; older keys go to files below ``spill`` (default: the system's temporary directory), about 24 bytes a
-    key and at most a quarter more while they are merged, removed by ``close``. The files' Bloom filters come on top
-    of ``memory``: 2 bytes a key, and a quarter more while files are merged. A background thread writes the files.
+    files take; older keys go to files below ``spill`` (default: the system's temporary directory), about 26 bytes a
+    key, removed by ``close``. The files' Bloom filters come on top of ``memory``: 2 bytes a key, reported by
+    ``statistics``. A background thread writes and merges the files; while it merges, there are a third more of files
+    and filters at most.
 
     Raises PipelineError for arguments that make no sense. Threads may share it: their calls take turns.
 
