@@ -32,14 +32,11 @@ from engine.errors import CorruptState
 from engine.instrument import SILENT, Instrument
 from engine.stages.run_filter import PAGES_AT_ONCE
 from engine.stages.run_tiers import MANY, next_merge
-from engine.stages.run_writing import RunPlace, write_merged, write_sealed
+from engine.stages.run_writing import MERGES_AT_ONCE, RunPlace, write_merged, write_sealed
 from engine.stages.sealed_run import NOWHERE, UNFINISHED, SealedRun
 from engine.storage import Storage
 
 __all__ = ["IdRuns", "RunState"]
-
-MERGES_AT_ONCE = 4
-"""Merges under way, each with about 2 MiB of buffers; a narrow one overtakes the wide ones."""
 
 CROWD = MANY + 24
 """With more runs than this the owner waits for a merge."""
@@ -78,7 +75,8 @@ class _Making:
 class IdRuns:
     """The runs beside a window; their files lie in ``directory``, which exists by the time of the first ``seal``.
 
-    ``filter_limit_bytes`` bounds the filters in memory; None lets all of them stay.
+    ``filter_limit_bytes`` bounds the filters in memory, None lets all of them stay; ``buffer_bytes`` is for
+    sealing, and as much for merging.
     """
 
     def __init__(
@@ -90,6 +88,7 @@ class IdRuns:
         durable: bool,
         background: Background,
         filter_limit_bytes: int | None,
+        buffer_bytes: int,
         instrument: Instrument = SILENT,
     ) -> None:
         self._storage = storage
@@ -98,7 +97,7 @@ class IdRuns:
         self._background = background
         self._filter_limit_bytes = sys.maxsize if filter_limit_bytes is None else filter_limit_bytes
         self._instrument = instrument
-        self._place = RunPlace(storage, directory, seed, durable, instrument)
+        self._place = RunPlace(storage, directory, seed, durable, buffer_bytes, instrument)
         self._runs: list[SealedRun] = []
         self._sealing: _Making | None = None
         self._merging: list[_Making] = []

@@ -171,6 +171,7 @@ class KeyWindow:
             durable=self._durable,
             background=self._background,
             filter_limit_bytes=None if self._filters_on_top else int(self._memory_bytes * _FILTER_SHARE),
+            buffer_bytes=self._memory_bytes // 10,
             instrument=self._instrument,
         )
         self._log = IdLog(self._storage, self._directory, seed)

@@ -26,7 +26,7 @@ from engine.storage import File
 __all__ = ["PIECE_BLOCKS", "Footer", "damaged", "pieces_of", "read", "read_footer", "read_pages", "seed_identity"]
 
 PIECE_BLOCKS = 32
-"""Blocks read at once when a run is read from end to end: 128 KiB."""
+"""Blocks read at once where a run is read from end to end and nobody says how many: 128 KiB."""
 
 _MAGIC = b"engidrun"
 _VERSION = 1
@@ -109,10 +109,12 @@ def read_pages(file: File, numbers: NDArray[np.uint32], page_bytes: int, start: 
         raise damaged(file, int(offsets[-1]), "the file is too short") from error
 
 
-def pieces_of(file: File, first_block: int, stop_block: int) -> Iterator[tuple[int, bytes]]:
+def pieces_of(
+    file: File, first_block: int, stop_block: int, piece_blocks: int = PIECE_BLOCKS
+) -> Iterator[tuple[int, bytes]]:
     """Blocks from first to last, some at a time, each piece with the number of its first block; not verified."""
-    for number in range(first_block, stop_block, PIECE_BLOCKS):
-        blocks = min(PIECE_BLOCKS, stop_block - number)
+    for number in range(first_block, stop_block, piece_blocks):
+        blocks = min(piece_blocks, stop_block - number)
         yield number, read(file, blocks * BLOCK_SIZE_BYTES, number * BLOCK_SIZE_BYTES)
 
 

@@ -16,10 +16,18 @@ from engine.instrument import Instrument
 from engine.stages.sealed_run import RunWriter, SealedRun
 from engine.storage import Storage
 
-__all__ = ["RunPlace", "write_merged", "write_sealed"]
+__all__ = ["MERGES_AT_ONCE", "RunPlace", "write_merged", "write_sealed"]
 
-KEYS_PER_PART = 65_536
-"""Keys sorted at once while sealing: about 6 MiB of working memory."""
+MERGES_AT_ONCE = 4
+"""Merges under way; a narrow one overtakes the wide ones."""
+
+_MOST_KEYS_PER_PART = 65_536
+_BYTES_PER_KEY = 100
+"""What sorting a key takes: two items of its hash, an entry, its place in a block, twice."""
+
+_MOST_PIECE_BLOCKS = 32
+_BYTES_PER_PIECE_BLOCK = 12_288
+"""What a block of a merge's input takes: as read, as entries with their hashes, merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,18 @@ class RunPlace:
     directory: str
     seed: bytes
     sync: bool
+    buffer_bytes: int
     instrument: Instrument
+
+    @property
+    def keys_per_part(self) -> int:
+        """Keys sorted at once while sealing."""
+        return min(max(self.buffer_bytes // _BYTES_PER_KEY, 64), _MOST_KEYS_PER_PART)
+
+    def piece_blocks(self, inputs: int) -> int:
+        """Blocks read at once of each input of a merge."""
+        fitting = self.buffer_bytes // (MERGES_AT_ONCE * inputs * _BYTES_PER_PIECE_BLOCK)
+        return min(max(fitting, 1), _MOST_PIECE_BLOCKS)
 
     def writer(self, first: int, stop: int, *, keys: int, filter_in_memory: bool) -> RunWriter:
         """Begin the run of the positions ``[first, stop)``."""
@@ -45,7 +64,7 @@ def write_sealed(place: RunPlace, ids: bytes, first: int, *, filter_in_memory: b
     place.instrument("seal.begin", first=first, stop=stop)
     writer = place.writer(first, stop, keys=count, filter_in_memory=filter_in_memory)
     try:
-        parts = -(-count // KEYS_PER_PART)
+        parts = -(-count // place.keys_per_part)
         for part in range(parts):
             writer.append(writer.encoder.encode(sorted_entries(place.seed, ids, first, part, parts)))
             yield
@@ -66,7 +85,7 @@ def write_merged(
     keys = sum(run.count for run in runs)
     writer = place.writer(first, stop, keys=keys, filter_in_memory=filter_in_memory)
     try:
-        yield from _merge_into(writer, runs, place.seed, horizon)
+        yield from _merge_into(writer, runs, place, horizon)
         run = yield from writer.finish(first, stop, sync=place.sync)
     except BaseException:
         writer.discard()
@@ -75,9 +94,9 @@ def write_merged(
     return run
 
 
-def _merge_into(writer: RunWriter, runs: Sequence[SealedRun], seed: bytes, horizon: int) -> Steps[None]:
-    merger = RunMerger(seed, len(runs), horizon)
-    pieces = [run.pieces() for run in runs]
+def _merge_into(writer: RunWriter, runs: Sequence[SealedRun], place: RunPlace, horizon: int) -> Steps[None]:
+    merger = RunMerger(place.seed, len(runs), horizon)
+    pieces = [run.pieces(place.piece_blocks(len(runs))) for run in runs]
 
     def feed(number: int) -> None:
         _, blocks = next(pieces[number], (0, b""))

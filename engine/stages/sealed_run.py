@@ -119,11 +119,11 @@ class SealedRun:
                 raise self.damaged(error.number) from error
         return positions
 
-    def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """The blocks from first to last, some at a time, each piece with the number of its first block; not
+    def pieces(self, piece_blocks: int) -> Iterator[tuple[int, bytes]]:
+        """The blocks from first to last, so many at a time, each piece with the number of its first block; not
         verified.
         """
-        return pieces_of(self._file, 0, self._block_count)
+        return pieces_of(self._file, 0, self._block_count, piece_blocks)
 
     def damaged(self, block: int) -> CorruptState:
         """The error that says that a block is damaged."""
