@@ -1,6 +1,7 @@
 """Builds the kernels: every src/<name>.pyx becomes engine._core.<name>.
 
-ENGINE_SANITIZE=address,undefined compiles them with those sanitizers, for the tests of the core only.
+ENGINE_SANITIZE=address,undefined compiles them with those sanitizers, for the tests of the core only: `.ci/sanitized`
+says how such kernels are loaded. The first report ends the process.
 """
 
 import os
@@ -29,7 +30,9 @@ else:
     ]
     link_args = []
     if SANITIZE:
-        compile_args += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g", "-O1"]
+        compile_args += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
+        if "fuzzer" in SANITIZE:  # clang's alone; the runtime that comes with Atheris checks neither of these two
+            compile_args += ["-fno-sanitize=function,vptr"]
         link_args += [f"-fsanitize={SANITIZE}"]
 
 # Every header is a dependency of every kernel: a change rebuilds them all, and the sdist holds them.

@@ -7,7 +7,7 @@ from collections import deque
 import pytest
 from contest import Contender
 
-from engine._core.ring import Ring, benchmark_handover
+from engine._core.ring import Ring, benchmark_handover, benchmark_round_trip
 
 
 @pytest.mark.parametrize("batch", [1, 32])
@@ -16,6 +16,13 @@ def bench_two_native_threads(contest, rows, batch):
     items = rows * 5
     run = Contender("engine", lambda: benchmark_handover(items, batch), lambda each_ns: each_ns > 0)
     contest.hold(f"ring, native threads, by {batch}", [run], items=items, expected=True, unit="item")
+
+
+def bench_round_trip(contest, rows):
+    """From one native thread to another and back, both spinning: the latency of the ring without any sleep."""
+    trips = rows // 2
+    run = Contender("engine", lambda: benchmark_round_trip(trips), lambda each_ns: each_ns > 0)
+    contest.hold("ring, native threads, there and back", [run], items=trips, expected=True, unit="trip")
 
 
 def handed_over(put, get, items):

@@ -7,7 +7,8 @@
 //  - A slot belongs to the producer from the consumer's release of it until the producer publishes it, else to the
 //    consumer: tail and head are stored with release and read by the other side with acquire.
 //  - No lost wake-up: the consumer arms, fences, looks again, sleeps; the producer publishes, fences, looks at the
-//    flag. The fences are sequentially consistent, so at least one side sees the other's store.
+//    flag. The fences are sequentially consistent, so at least one side sees the other's store. A model of these lines,
+//    tests/stress/ring_sleep.pml, is searched through: who changes them changes it.
 //
 // Sources: Lamport, "Specifying Concurrent Program Modules" (1983): the ring needs no lock with one reader and one
 // writer. Giacomoni, Moseley and Vachharajani, "FastForward for Efficient Pipeline Parallelism" (2008), and Vyukov's
@@ -183,6 +184,9 @@ public:
 
     bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
 
+    // Consumer: how often it lay down.
+    uint64_t sleeps() const noexcept { return sleeps_; }
+
     // Consumer, without the GIL. What lies in a closed ring is still ready. From `forever_s` on there is no time limit.
     template <typename Ring>
     Wait wait(Ring& ring, double timeout_s) {
@@ -200,6 +204,7 @@ public:
                 continue;
             }
             // A producer that took the flag earlier may signal late: that is a spurious wake-up, and we look again.
+            ++sleeps_;
             std::unique_lock<std::mutex> lock(mutex_);
             const auto woken = [this] { return signalled_; };
             if (!limited) {
@@ -218,6 +223,7 @@ private:
     std::condition_variable condition_;
     bool signalled_ = false;
     std::atomic<bool> closed_{false};
+    uint64_t sleeps_ = 0;
 };
 
 }  // namespace engine

@@ -43,7 +43,14 @@ cdef extern from "ring.hpp" namespace "engine" nogil:
 
 cdef extern from "ring_trial.hpp" namespace "engine" nogil:
     double ring_benchmark_handover(uint64_t items, uint64_t batch, uint64_t capacity) except +
-    uint64_t ring_stress_sleep(uint64_t items, uint64_t capacity, uint64_t seed, double limit_s) except +
+    double ring_benchmark_round_trip(uint64_t trips) except +
+    cdef struct SleepTrial:
+        uint64_t seen
+        uint64_t sleeps
+        uint64_t wakes
+    SleepTrial ring_stress_sleep(
+        uint64_t items, uint64_t batch, uint64_t capacity, uint64_t pause_every, uint64_t seed, double limit_s
+    ) except +
 
 cdef uint64_t MAX_CAPACITY = 1 << 32
 
@@ -212,15 +219,34 @@ def benchmark_handover(uint64_t items, uint64_t batch, *, uint64_t capacity=1024
     return nanoseconds
 
 
-def stress_sleep(uint64_t items, *, uint64_t capacity=8, uint64_t seed=1, double limit_s=5.0):
-    """Items that came out in order when a C++ thread sleeps on every empty moment: fewer than `items` is a lost wake-up.
+def benchmark_round_trip(uint64_t trips):
+    """Nanoseconds from one C++ thread to another and back, through a ring each way; neither sleeps.
 
     Raises:
-      ValueError: `capacity` is zero.
+      RuntimeError: an item came back wrong.
     """
-    cdef uint64_t seen
-    if not 1 <= capacity <= MAX_CAPACITY:
-        raise ValueError("capacity must be positive")
+    cdef double nanoseconds
     with nogil:
-        seen = ring_stress_sleep(items, capacity, seed, limit_s)
-    return seen
+        nanoseconds = ring_benchmark_round_trip(trips)
+    if nanoseconds < 0:
+        raise RuntimeError("an item came back wrong")
+    return nanoseconds
+
+
+def stress_sleep(
+    uint64_t items, *, uint64_t batch=1, uint64_t capacity=8, uint64_t pause_every=1, uint64_t seed=1, double limit_s=5.0
+):
+    """Hands items over in order to a C++ thread that sleeps whenever there is none; `seen`, `sleeps` and `wakes`.
+
+    Fewer seen than `items` means a lost wake-up, or an item that was lost or came out of order. The producer pauses
+    after one batch in `pause_every`, a power of two.
+
+    Raises:
+      ValueError: `batch` or `capacity` is zero, or `pause_every` no power of two.
+    """
+    cdef SleepTrial trial
+    if not batch or not 1 <= capacity <= MAX_CAPACITY or not pause_every or pause_every & (pause_every - 1):
+        raise ValueError("batch and capacity must be positive, pause_every a power of two")
+    with nogil:
+        trial = ring_stress_sleep(items, batch, capacity, pause_every, seed, limit_s)
+    return {"seen": trial.seen, "sleeps": trial.sleeps, "wakes": trial.wakes}

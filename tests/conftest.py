@@ -5,6 +5,8 @@
   random`` draws others.
 - ``--kills N`` and ``--seed N`` say how many kills the crash tests send, and when; the seed is printed when a test
   fails.
+- ``--ring-operations N`` says how many items are pushed and popped under the thread sanitizer, ``--fuzz-cases N`` how
+  many random cases each kernel is given.
 - Tests run in a directory of their own: nothing is written into the source tree, and a Python process that a test
   starts finds the package that is installed rather than its sources, which have no compiled kernels.
 """
@@ -29,12 +31,21 @@ settings.load_profile("repeatable")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=60, help="how many SIGKILLs the main job must survive")
+    parser.addoption(
+        "--ring-operations", type=int, default=10**6, help="how many items are pushed and popped under the sanitizer"
+    )
+    parser.addoption("--fuzz-cases", type=int, default=300, help="how many random cases each kernel is given")
     parser.addoption("--seed", type=int, default=None, help="the seed of everything that a test draws by itself")
 
 
 @pytest.fixture
 def kills(pytestconfig: pytest.Config) -> int:
     return int(pytestconfig.getoption("--kills"))
+
+
+@pytest.fixture
+def ring_operations(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--ring-operations"))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine._core.ring import Ring, WakeFlag, benchmark_handover, stress_sleep
+from engine._core.ring import Ring, WakeFlag, benchmark_handover, benchmark_round_trip, stress_sleep
 
 LAST_INDEX = 2**64 - 1
 
@@ -252,6 +252,19 @@ def test_native_threads_hand_over_in_order(batch, capacity):
     assert benchmark_handover(2_000_000 if capacity > 8 else 20_000, batch, capacity=capacity) > 0
 
 
-@pytest.mark.parametrize(("capacity", "seed"), [(1, 1), (2, 2), (8, 3), (64, 4)])
-def test_native_threads_lose_no_wake_up(capacity, seed):
-    assert stress_sleep(30_000, capacity=capacity, seed=seed, limit_s=20) == 30_000
+def test_native_threads_send_and_answer():
+    assert benchmark_round_trip(20_000) > 0
+
+
+@pytest.mark.parametrize(("batch", "capacity", "seed"), [(1, 1, 1), (1, 2, 2), (32, 8, 3), (32, 64, 4), (1, 64, 5)])
+def test_native_threads_lose_no_wake_up(batch, capacity, seed):
+    count = 30_000 * batch
+    trial = stress_sleep(count, batch=batch, capacity=capacity, seed=seed, limit_s=20)
+    assert trial["seen"] == count
+    assert 0 < trial["sleeps"] <= trial["wakes"] + 1  # the close wakes too
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"capacity": 0}, {"pause_every": 0}, {"pause_every": 3}])
+def test_refuses_a_trial_that_cannot_be(wrong):
+    with pytest.raises(ValueError):
+        stress_sleep(1, **wrong)

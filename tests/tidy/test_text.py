@@ -20,6 +20,11 @@ ENVIRONMENT = {
 }
 """Who reads the environment, and why. Settings are arguments."""
 
+LEFT_OUT = {
+    ("tests/stress/conftest.py", "a test is left out"): "a plain user may lack spin; in CI the same line fails",
+}
+"""Which tests may be left out, and why."""
+
 
 def phrases(text: str) -> list[tuple[int, str]]:
     """Line and message of every forbidden phrase."""
@@ -95,6 +100,7 @@ def test_no_forbidden_deed():
         f"{shown(path)}:{line}: {text}"
         for path in python_files("tests")
         for line, text in deeds_in_a_test(tree_of(path))
+        if (shown(path), text) not in LEFT_OUT
     ]
     assert not lines, "\n".join(lines)
 

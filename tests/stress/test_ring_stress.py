@@ -1,0 +1,118 @@
+"""The ring between two native threads: under the thread sanitizer, and with its sleep at every empty moment.
+
+What is covered by what. The sanitizer sees data races, so it judges the orders of `head` and `tail`, on which the items
+depend; it does not know fences (hence -Wno-tsan), and none of the ring's data depends on one. The fences only order
+`armed` against `tail`, both atomic: whether a wake-up gets lost is the model's question (`test_ring_model.py`), and that
+of the untouched build here. Each test that can pass for lack of trying is run on spoiled headers too, and must fail.
+"""
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("ring_stress.cpp")
+THREAD_SANITIZER = ("-O1", "-g", "-fsanitize=thread", "-Wno-tsan")
+FENCE = "std::atomic_thread_fence(std::memory_order_seq_cst);"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the program printed."""
+
+    seen: int
+    sleeps: int
+    wakes: int
+    report: str
+
+
+def run(
+    program: Path, items: int, batch: int, capacity: int, pause_every: int, seed: int, limit_s: float = 20
+) -> Trial:
+    arguments = [str(each) for each in (program, items, batch, capacity, pause_every, seed, limit_s)]
+    ended = subprocess.run(arguments, capture_output=True, text=True)
+    if "unexpected memory mapping" in ended.stderr:  # a kernel with more random bits than the sanitizer has room for
+        ended = subprocess.run(["setarch", "-R", *arguments], capture_output=True, text=True)
+    seen, sleeps, wakes = (int(number) for number in ended.stdout.split())
+    print(f"batch {batch}, {capacity} slots: {seen:,} of {items:,} items, {sleeps:,} sleeps, {wakes:,} wake-ups")
+    return Trial(seen, sleeps, wakes, ended.stderr)
+
+
+@pytest.fixture(scope="module")
+def build(tool: Callable[[str], str], sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles the program, with `ring.hpp` or with what `spoil` makes of it."""
+
+    def compiled(*options: str, spoil: Callable[[str], str] = str) -> Path:
+        room = tmp_path_factory.mktemp("ring")
+        for header in ("ring.hpp", "ring_trial.hpp"):
+            (room / header).write_text((sources / header).read_text())
+        code = (room / "ring.hpp").read_text()
+        (room / "ring.hpp").write_text(spoil(code))
+        assert spoil is str or spoil(code) != code
+        made = subprocess.run(
+            [tool("g++"), "-std=c++17", *options, "-pthread", f"-I{room}", str(PROGRAM), "-o", str(room / "stress")],
+            capture_output=True,
+            text=True,
+        )
+        assert made.returncode == 0, made.stderr
+        return room / "stress"
+
+    return compiled
+
+
+@pytest.fixture(scope="module")
+def watched(build: Callable[..., Path]) -> Path:
+    """The program under the thread sanitizer."""
+    return build(*THREAD_SANITIZER)
+
+
+@pytest.mark.parametrize(
+    ("batch", "capacity", "pause_every", "share"),
+    [(1, 1_024, 256, 0.25), (32, 1_024, 64, 0.7), (1, 2, 4, 0.025), (7, 8, 16, 0.025)],
+)
+def test_no_data_race_nothing_lost_all_in_order(
+    watched, ring_operations, generator, batch, capacity, pause_every, share
+):
+    """A push and a pop are two operations; the shares of the four make one."""
+    items = int(ring_operations * share) // 2
+    trial = run(watched, items, batch, capacity, pause_every, generator.getrandbits(32))
+    assert trial.report == ""
+    assert trial.seen == items
+    # Both paths were taken: the consumer slept, and was woken by the producer (or by the close, once).
+    assert 100 < trial.sleeps <= trial.wakes + 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("tail.store(tail + count, std::memory_order_release)", "tail.store(tail + count, std::memory_order_relaxed)"),
+        ("head.store(head + count, std::memory_order_release)", "head.store(head + count, std::memory_order_relaxed)"),
+    ],
+)
+def test_the_sanitizer_finds_an_order_that_is_too_weak(build, before, after):
+    trial = run(build(*THREAD_SANITIZER, spoil=lambda code: code.replace(before, after)), 50_000, 1, 64, 64, seed=1)
+    assert "data race" in trial.report
+
+
+def test_no_wake_up_is_lost_without_a_sanitizer(build, generator):
+    """At full speed, where store buffers are at work: the producer pauses around every step of the sleep."""
+    program = build("-O2")
+    for batch, capacity in ((1, 1), (1, 8), (32, 8)):
+        trial = run(program, 200_000, batch, capacity, 1, generator.getrandbits(32))
+        assert trial.seen == 200_000
+        assert 100 < trial.sleeps <= trial.wakes + 1
+
+
+@pytest.mark.usefixtures("_two_cores")
+@pytest.mark.parametrize("fence", [0, 1], ids=["the consumer's", "the producer's"])
+def test_a_wake_up_is_lost_without_a_fence(build, fence):
+    def without(code: str) -> str:
+        around = code.split(FENCE)
+        assert len(around) == 3
+        kept = [around[0] + around[1], around[2]] if fence == 0 else [around[0], around[1] + around[2]]
+        return FENCE.join(kept)
+
+    trial = run(build("-O2", spoil=without), 50_000_000, 1, 8, 1, seed=1, limit_s=1)
+    assert trial.seen < 50_000_000
