@@ -11,6 +11,7 @@ from arrow_c cimport (
     Batch,
     Column,
     PyCapsule_GetPointer,
+    Type,
     array_of,
     export_array,
     kind_name,
@@ -23,7 +24,10 @@ from arrow_c cimport (
 
 cdef str _kind_of(const ArrowSchema* field):
     cdef const ArrowSchema* values = field if field.dictionary is NULL else field.dictionary
-    return kind_name(parse_type(values.format)).decode()
+    cdef Type type = parse_type(values.format)
+    if type.width_bytes < 0:
+        raise ValueError(f"the Arrow format {values.format.decode()!r} is not known, or its width is malformed")
+    return kind_name(type).decode()
 
 
 def kinds(schema: object) -> list[str]:

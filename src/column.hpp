@@ -96,34 +96,55 @@ inline std::string column_name(const ArrowSchema& schema) {
                                 (schema.format != nullptr ? schema.format : "") + "': " + reason);
 }
 
+// What `parse_type` gives for a format that is not in the interface, or whose width is none.
+constexpr Type kMalformedType = {Kind::other, -1};
+
 inline Type temporal_type(const char* f) {
+    const char unit = f[1] != '\0' ? f[2] : '\0';
+    if (unit == '\0' || (f[1] == 's' ? f[3] != ':' : f[3] != '\0')) return kMalformedType;
+    const bool is_unit = std::strchr("smun", unit) != nullptr;
     switch (f[1]) {
         case 'd':
-            return {Kind::signed_integer, f[2] == 'D' ? 4 : 8};
+            if (unit != 'D' && unit != 'm') return kMalformedType;
+            return {Kind::signed_integer, unit == 'D' ? 4 : 8};
         case 't':
-            return {Kind::signed_integer, f[2] == 's' || f[2] == 'm' ? 4 : 8};
+            if (!is_unit) return kMalformedType;
+            return {Kind::signed_integer, unit == 's' || unit == 'm' ? 4 : 8};
         case 's':
         case 'D':
-            return {Kind::signed_integer, 8};
+            return is_unit ? Type{Kind::signed_integer, 8} : kMalformedType;
         case 'i':
-            if (f[2] == 'M') return {Kind::signed_integer, 4};
-            return {Kind::fixed_binary, f[2] == 'D' ? 8 : 16};
+            if (unit == 'M') return {Kind::signed_integer, 4};
+            if (unit == 'D') return {Kind::fixed_binary, 8};
+            return unit == 'n' ? Type{Kind::fixed_binary, 16} : kMalformedType;
         default:
-            return {};
+            return kMalformedType;
     }
 }
 
-// `d:precision,scale[,bits]`, 128 bits where none are given.
+// The number at `text`, which `last` must follow; -1 for anything else, and for what does not fit.
+inline int32_t format_number(const char* text, char last) {
+    int64_t number = 0;
+    const char* at = text;
+    for (; *at >= '0' && *at <= '9' && number <= INT32_MAX; ++at) number = number * 10 + (*at - '0');
+    return at == text || *at != last || number > INT32_MAX ? -1 : static_cast<int32_t>(number);
+}
+
+// `d:precision,scale[,bits]`, 128 bits where none are given; the scale may be negative.
 inline Type decimal_type(const char* f) {
-    const char* comma = std::strchr(f, ',');
-    comma = comma != nullptr ? std::strchr(comma + 1, ',') : nullptr;
-    const int bits = comma != nullptr ? std::atoi(comma + 1) : 128;
-    if (bits != 32 && bits != 64 && bits != 128 && bits != 256) return {};
+    const char* scale = std::strchr(f, ',');
+    if (f[1] != ':' || scale == nullptr || format_number(f + 2, ',') < 0) return kMalformedType;
+    scale += scale[1] == '-' ? 2 : 1;
+    const char* comma = std::strchr(scale, ',');
+    if (format_number(scale, comma != nullptr ? ',' : '\0') < 0) return kMalformedType;
+    const int32_t bits = comma != nullptr ? format_number(comma + 1, '\0') : 128;
+    if (bits != 32 && bits != 64 && bits != 128 && bits != 256) return kMalformedType;
     return {Kind::decimal, bits / 8};
 }
 
-inline Type parse_type(const char* f) {
-    switch (f[0]) {
+// Formats of one letter.
+inline Type plain_type(char letter) {
+    switch (letter) {
         case 'n':
             return {Kind::null, 0};
         case 'b':
@@ -150,22 +171,32 @@ inline Type parse_type(const char* f) {
             return {Kind::floating, 4};
         case 'g':
             return {Kind::floating, 8};
-        case 'd':
-            return decimal_type(f);
-        case 'w':
-            return {Kind::fixed_binary, f[1] == ':' ? std::atoi(f + 2) : -1};
-        case 't':
-            return temporal_type(f);
         case 'u':
         case 'z':
             return {Kind::text32, 4};
         case 'U':
         case 'Z':
             return {Kind::text64, 8};
-        case 'v':
-            return {Kind::view, 16};
         default:
+            return kMalformedType;
+    }
+}
+
+inline Type parse_type(const char* f) {
+    if (f[0] != '\0' && f[1] == '\0') return plain_type(f[0]);
+    switch (f[0]) {
+        case '+':
             return {};
+        case 'd':
+            return decimal_type(f);
+        case 'w':
+            return {Kind::fixed_binary, f[1] == ':' ? format_number(f + 2, '\0') : -1};
+        case 't':
+            return temporal_type(f);
+        case 'v':
+            return (f[1] == 'u' || f[1] == 'z') && f[2] == '\0' ? Type{Kind::view, 16} : kMalformedType;
+        default:
+            return kMalformedType;
     }
 }
 
@@ -209,6 +240,22 @@ inline void check_buffers(const Column& column, const ArrowSchema& schema, const
     if (!empty && kind != Kind::null && array.buffers[1] == nullptr) reject(schema, "its values are missing");
 }
 
+// Text and the data of views may be missing only where no row has any.
+inline void check_text(const Column& column, const ArrowSchema& schema) {
+    const Kind kind = column.type.kind;
+    bool missing = false;
+    if (kind == Kind::view) {
+        missing = column.variadic_count > 0 && column.variadic_sizes == nullptr;
+        for (int64_t at = 0; !missing && at < column.variadic_count; ++at) {
+            missing = column.variadic[at] == nullptr && column.variadic_sizes[at] > 0;
+        }
+    } else if (column.bytes == nullptr && column.length > 0) {
+        missing = kind == Kind::text32 ? column.slots<int32_t>()[column.length] > column.slots<int32_t>()[0]
+                                       : column.slots<int64_t>()[column.length] > column.slots<int64_t>()[0];
+    }
+    if (missing) reject(schema, "its text is missing");
+}
+
 inline Column parse_column(const ArrowSchema& schema, ArrowArray& array, int64_t offset, int64_t length) {
     const bool released = schema.format == nullptr || schema.release == nullptr || array.release == nullptr;
     if (released) reject(schema, "is already released");
@@ -217,22 +264,27 @@ inline Column parse_column(const ArrowSchema& schema, ArrowArray& array, int64_t
     }
     Column column;
     column.type = parse_type(schema.format);
+    if (column.type.width_bytes < 0) reject(schema, "this format is not known, or its width is malformed");
+    // Sizes in bytes are computed from slots: none may overflow, the text offsets' one more and 16 for an id included.
+    const int64_t most = (int64_t{1} << 62) / (column.type.width_bytes > 16 ? column.type.width_bytes : 16);
+    if (array.length > most || array.offset > most - array.length) reject(schema, "reaches beyond all memory");
     column.length = length;
     column.offset = array.offset + offset;
     column.schema = &schema;
     column.array = &array;
     if (column.type.kind == Kind::other) return column;
-    if (column.type.width_bytes < 0) reject(schema, "its width is malformed");
     check_buffers(column, schema, array);
     if (column.type.kind == Kind::null) return column;
     if (array.null_count != 0) column.validity = static_cast<const uint8_t*>(array.buffers[0]);
     column.values = static_cast<const uint8_t*>(array.buffers[1]);
     if (column.type.kind == Kind::text32 || column.type.kind == Kind::text64) {
         column.bytes = static_cast<const uint8_t*>(array.buffers[2]);
+        check_text(column, schema);
     } else if (column.type.kind == Kind::view) {
         column.variadic = reinterpret_cast<const uint8_t* const*>(array.buffers + 2);
         column.variadic_count = array.n_buffers - 3;
         column.variadic_sizes = static_cast<const int64_t*>(array.buffers[array.n_buffers - 1]);
+        check_text(column, schema);
     }
     if ((schema.dictionary != nullptr) != (array.dictionary != nullptr)) reject(schema, "its dictionary is missing");
     if (schema.dictionary != nullptr) {
@@ -259,8 +311,16 @@ inline void check_struct(const ArrowSchema& schema, const ArrowArray& array) {
         const std::string format = schema.format;
         throw std::invalid_argument("a batch must be an Arrow struct, not of format '" + format + "'");
     }
-    if (schema.n_children != array.n_children || array.length < 0 || array.offset < 0) {
+    const int64_t children = schema.n_children;
+    if (children != array.n_children || children < 0 || array.length < 0 || array.offset < 0) {
         throw std::invalid_argument("the Arrow batch is malformed: its schema and its array disagree");
+    }
+    bool missing = children > 0 && (schema.children == nullptr || array.children == nullptr);
+    for (int64_t index = 0; !missing && index < children; ++index) {
+        missing = schema.children[index] == nullptr || array.children[index] == nullptr;
+    }
+    if (missing || (array.n_buffers > 0 && array.buffers == nullptr)) {
+        throw std::invalid_argument("the Arrow batch is malformed: columns or buffers are missing");
     }
 }
 

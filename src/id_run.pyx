@@ -392,6 +392,8 @@ cdef class RunMerger:
         cdef size_t count = <size_t> blocks.shape[0] // BLOCK_BYTES
         if not 0 <= number < self.inputs:
             raise IndexError(f"there is no input {number}")
+        if blocks.shape[0] % BLOCK_BYTES:
+            raise ValueError(f"blocks of {BLOCK_BYTES} bytes are needed, not {blocks.shape[0]} bytes")
         with nogil:
             damaged = self.merger.feed(<size_t> number, start, count)
         if damaged >= 0:

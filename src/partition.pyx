@@ -74,11 +74,10 @@ cdef object _record_batch(object batch):
     """The batch as a pyarrow.RecordBatch; a struct's own nulls and offset move to its children."""
     if isinstance(batch, pyarrow.RecordBatch):
         return batch
-    if not hasattr(batch, "__arrow_c_array__"):
-        raise TypeError(f"an Arrow batch is needed, an object with __arrow_c_array__, not {type(batch).__name__}")
-    array = pyarrow.array(batch)
-    if not pyarrow.types.is_struct(array.type):
-        raise ValueError(f"a batch must be an Arrow struct, not {array.type}")
+    # pyarrow takes a sound structure for granted, and dies of one that is not.
+    capsules = export_array(batch)
+    parse_batch(schema_of(capsules)[0], array_of(capsules)[0])
+    array = pyarrow.Array._import_from_c_capsule(*capsules)
     schema = pyarrow.schema([array.type.field(index) for index in range(array.type.num_fields)])
     if not schema.names:
         return pyarrow.RecordBatch.from_struct_array(array)

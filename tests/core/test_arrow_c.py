@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
+from collections.abc import Callable
 
 import pyarrow as pa
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine._core import arrow_c
+from engine._core.partition import gather
 
 SEVERAL = st.lists(st.sampled_from(sorted(ALL_FORMS)), max_size=4)
 
@@ -23,6 +26,27 @@ class _Array(ctypes.Structure):
         ("dictionary", ctypes.c_void_p),
         ("release", ctypes.c_void_p),
     ]
+
+
+class _Schema(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_char_p) for name in ("format", "name", "metadata")] + [
+        ("flags", ctypes.c_int64),
+        ("n_children", ctypes.c_int64),
+        ("children", ctypes.POINTER(ctypes.c_void_p)),
+    ]
+
+
+class _Exported:
+    """What these capsules hold."""
+
+    def __init__(self, schema: object, array: object) -> None:
+        self.schema, self.array = schema, array
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        return self.schema, self.array
+
+    def __arrow_c_schema__(self) -> object:
+        return self.schema
 
 
 def _pointer(capsule: object, name: bytes) -> int:
@@ -38,14 +62,15 @@ class Altered:
         self.schema, self.array = batch.__arrow_c_array__()
         root = _Array.from_address(_pointer(self.array, b"arrow_array"))
         self.struct = root if child is None else _Array.from_address(root.children[child])
-        self.field, self.before = field, getattr(self.struct, field)
+        self.field = ctypes.addressof(self.struct) + getattr(_Array, field).offset
+        self.before = ctypes.string_at(self.field, 8)  # a pointer that is read as such would change with the struct
         setattr(self.struct, field, value)
 
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
         return self.schema, self.array
 
     def restore(self) -> None:
-        setattr(self.struct, self.field, self.before)
+        ctypes.memmove(self.field, self.before, 8)
 
 
 @given(batches(SEVERAL))
@@ -141,12 +166,55 @@ def test_malformed_columns_are_refused_by_name(field: str, value: int, message: 
     altered.restore()
 
 
-@pytest.mark.parametrize(("field", "value"), [("n_children", 0), ("length", -1), ("offset", -1), ("release", 0)])
-def test_malformed_batches_are_refused(field: str, value: int) -> None:
-    altered = Altered(pa.record_batch({"key": ["a", "b", "c"]}), field, value, child=None)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("n_children", 0), ("length", -1), ("offset", -1), ("release", 0), ("children", 0), ("buffers", 0)],
+)
+@pytest.mark.parametrize("kernel", [arrow_c.describe, lambda batch: gather(batch, None)])
+def test_malformed_batches_are_refused(field: str, value: int, kernel: Callable[[object], object]) -> None:
+    missing = ctypes.POINTER(ctypes.c_void_p)() if field in ("children", "buffers") else value
+    altered = Altered(pa.record_batch({"key": ["a", "b", "c"]}), field, missing, child=None)
     with pytest.raises(ValueError, match="Arrow batch"):
+        kernel(altered)
+    altered.restore()
+
+
+@pytest.mark.parametrize(
+    "format", ["", "?", "xyz", "w:", "w:-1", "w:x", "w:99999999999", "d:5", "d:5,1,7", "t", "tsx", "v"]
+)
+def test_unknown_formats_are_refused(format: str) -> None:
+    batch = pa.record_batch({"key": [1, 2]})
+    schema, array = batch.__arrow_c_array__()
+    root = _Schema.from_address(_pointer(schema, b"arrow_schema"))
+    child = _Schema.from_address(root.children[0])
+    before, child.format = child.format, format.encode()
+    try:
+        with pytest.raises(ValueError, match=f"column 'key' of Arrow format '{re.escape(format)}': this format"):
+            arrow_c.describe(_Exported(schema, array))
+        with pytest.raises(ValueError, match=f"the Arrow format '{re.escape(format)}' is not known"):
+            arrow_c.kinds(_Exported(schema, array))
+    finally:
+        child.format = before
+
+
+def test_an_offset_beyond_all_memory_is_refused() -> None:
+    altered = Altered(pa.record_batch({"key": [1, 2, 3]}), "offset", 2**63 - 1)
+    with pytest.raises(ValueError, match="reaches beyond all memory"):
         arrow_c.describe(altered)
     altered.restore()
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_binary()])
+@pytest.mark.parametrize("texts", [["a", "b"], ["", ""]])
+def test_text_may_be_missing_only_where_there_is_none(kind: pa.DataType, texts: list[str]) -> None:
+    schema, array = pa.record_batch({"key": pa.array(texts, kind)}).__arrow_c_array__()
+    root = _Array.from_address(_pointer(array, b"arrow_array"))
+    _Array.from_address(root.children[0]).buffers[2] = None
+    if any(texts):
+        with pytest.raises(ValueError, match="its text is missing"):
+            arrow_c.describe(_Exported(schema, array))
+    else:
+        assert arrow_c.describe(_Exported(schema, array))[0]["length"] == 2
 
 
 def test_a_missing_dictionary_is_refused() -> None:

@@ -209,3 +209,9 @@ def test_wrong_arguments_are_refused():
         RunMerger(SEED, 0)
     with pytest.raises(IndexError):
         RunMerger(SEED, 1).feed(1, b"")
+
+
+def test_a_part_of_a_block_is_not_taken_for_the_end():
+    _, blocks = encoded(sorted_entries(range(10)))
+    with pytest.raises(ValueError, match="blocks of 4096 bytes are needed, not 4000 bytes"):
+        RunMerger(SEED, 1).feed(0, blocks[:4000])

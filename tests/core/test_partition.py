@@ -378,5 +378,5 @@ def test_refusals() -> None:
         combine_selection(None, pa.array([1, 2]), 2)
     with pytest.raises(TypeError, match="__arrow_c_array__"):
         gather(5, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="must be an Arrow struct, not int64"):
+    with pytest.raises(ValueError, match="must be an Arrow struct, not of format 'l'"):
         gather(pa.array([1]), None)

@@ -2,8 +2,8 @@
 
 What is covered by what. The sanitizer sees data races, so it judges the orders of `head` and `tail`, on which the items
 depend; it does not know fences (hence -Wno-tsan), and none of the ring's data depends on one. The fences only order
-`armed` against `tail`, both atomic: whether a wake-up gets lost is the model's question (`test_ring_model.py`), and that
-of the untouched build here. Each test that can pass for lack of trying is run on spoiled headers too, and must fail.
+`armed` against `tail`, both atomic: whether a wake-up gets lost is a question for the model (`test_ring_model.py`), and
+for the untouched build here. Each test that can pass for lack of trying is run on spoiled headers too, and must fail.
 """
 
 import subprocess
