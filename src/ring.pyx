@@ -15,6 +15,7 @@ from libc.stdint cimport uint64_t
 
 cdef extern from "ring.hpp" namespace "engine" nogil:
     cdef cppclass CWakeFlag "engine::WakeFlag":
+        CWakeFlag() except +
         void arm()
         void disarm()
         bint take()
@@ -69,7 +70,13 @@ cdef class WakeFlag:
     Producers, after their push: `take()`, and wake the consumer if it is true. Any number of rings may share a flag.
     """
 
-    cdef CWakeFlag flag
+    cdef CWakeFlag* flag  # Python aligns objects to 16 bytes, the flag wants a cache line of its own
+
+    def __cinit__(self):
+        self.flag = new CWakeFlag()
+
+    def __dealloc__(self):
+        del self.flag
 
     def arm(self):
         """Announces that the consumer is about to sleep."""

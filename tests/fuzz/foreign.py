@@ -121,7 +121,7 @@ def column(
     for text in texts:
         ends.append(ends[-1] + len(text))
     return Node(
-        format, rows, [validity, struct.pack(f"<{len(ends)}{TEXT[written]}", *ends), b"".join(texts)], raw, offset
+        written, rows, [validity, struct.pack(f"<{len(ends)}{TEXT[written]}", *ends), b"".join(texts)], raw, offset
     )
 
 
