@@ -56,10 +56,8 @@ cdef extern from "run_block.hpp" namespace "engine" nogil:
         const IdSeed& seed()
         size_t bytes()
     cdef cppclass Sorter "engine::IdSorter":
-        Sorter()
-        const vector[RunEntry]& sort(
-            const uint8_t* ids, size_t count, uint64_t first, const IdSeed& seed, uint32_t part, uint32_t parts
-        ) except +
+        Sorter(const uint8_t* ids, size_t count, uint64_t first, IdSeed seed, uint32_t parts) except +
+        const vector[RunEntry]& sort(uint32_t part) except +
     cdef cppclass Merger "engine::RunMerger":
         Merger(IdSeed seed, size_t inputs, uint64_t horizon) except +
         int64_t feed(size_t input, const uint8_t* blocks, size_t count) except +
@@ -120,17 +118,38 @@ def page_checksums(const uint8_t[::1] pages not None):
     return checksums
 
 
-def sorted_entries(bytes seed not None, const uint8_t[::1] ids not None, uint64_t first, uint32_t part, uint32_t parts):
-    """Part `part` of `parts` of the run of ids (16 bytes each) that were seen at the positions from `first` on: sorted
-    24-byte entries (id, position), each id once with its last position.
+cdef class RunSorter:
+    """Sorts ids (16 bytes each) that were seen at the positions from `first` on, part by part of their hashes.
+
+    Holds the ids, and four bytes for each beside them. Raises ValueError for parts below 1 and for 2**32 ids and more.
     """
-    cdef IdSeed secret = seed_of(seed)
-    cdef Sorter sorter
-    cdef const vector[RunEntry]* entries
-    cdef const uint8_t* start = &ids[0] if ids.shape[0] else NULL
-    with nogil:
-        entries = &sorter.sort(start, <size_t> ids.shape[0] // 16, first, secret, part, parts)
-    return bytes_of(entries.data(), entries.size() * 24)
+
+    cdef Sorter* sorter
+    cdef uint32_t parts
+    cdef const uint8_t[::1] ids
+
+    def __cinit__(self, bytes seed not None, const uint8_t[::1] ids not None, uint64_t first, uint32_t parts):
+        cdef IdSeed secret = seed_of(seed)
+        cdef const uint8_t* start = &ids[0] if ids.shape[0] else NULL
+        cdef size_t count = <size_t> ids.shape[0] // 16
+        if parts < 1 or count > 0xFFFFFFFF:
+            raise ValueError(f"at least one part and fewer than 2**32 ids are needed, not {parts} and {count:,}")
+        self.ids = ids
+        self.parts = parts
+        with nogil:
+            self.sorter = new Sorter(start, count, first, secret, parts)
+
+    def __dealloc__(self):
+        del self.sorter
+
+    def entries(self, uint32_t part):
+        """Sorted 24-byte entries (id, position) of one part, each id once with its last position. IndexError."""
+        if part >= self.parts:
+            raise IndexError(f"there is no part {part} of {self.parts}")
+        cdef const vector[RunEntry]* entries
+        with nogil:
+            entries = &self.sorter.sort(part)
+        return bytes_of(entries.data(), entries.size() * 24)
 
 
 cdef class FilterMemory:

@@ -199,19 +199,23 @@ class RunIndex {
 // Sorts ids that were seen at consecutive positions, one part of the hash range at a time.
 class IdSorter {
   public:
-    // The entries in part `part` of `parts`, each id once with its last position; `ids` has 16 bytes each, the first one
-    // was seen at `first`. REQUIRES: count < 2^32.
-    const std::vector<RunEntry>& sort(const uint8_t* ids, size_t count, uint64_t first, const IdSeed& seed,
-                                      uint32_t part, uint32_t parts) {
-        gather(ids, count, seed, part, parts);
-        spread(ids, parts);
+    // `ids` has 16 bytes each, the first one was seen at `first`. REQUIRES: count < 2^32; `ids` stay as they are.
+    IdSorter(const uint8_t* ids, size_t count, uint64_t first, IdSeed seed, uint32_t parts)
+        : ids_(ids), first_(first), seed_(seed), parts_(parts) {
+        group(count);
+    }
+
+    // The entries of one part, each id once with its last position.
+    const std::vector<RunEntry>& sort(uint32_t part) {
+        gather(part);
+        spread();
         sorted_.clear();
         sorted_.reserve(spread_.size());
         for (size_t i = 0; i < spread_.size(); ++i) {
-            const Id id = load_id(ids + spread_[i].index * sizeof(Id));
+            const Id id = id_at(spread_[i].index);
             const bool last = i + 1 == spread_.size() || spread_[i].hash != spread_[i + 1].hash ||
-                              !(id == load_id(ids + spread_[i + 1].index * sizeof(Id)));
-            if (last) sorted_.push_back({id, first + spread_[i].index});
+                              !(id == id_at(spread_[i + 1].index));
+            if (last) sorted_.push_back({id, first_ + spread_[i].index});
         }
         return sorted_;
     }
@@ -222,20 +226,37 @@ class IdSorter {
         uint32_t index;
     };
 
-    void gather(const uint8_t* ids, size_t count, const IdSeed& seed, uint32_t part, uint32_t parts) {
-        gathered_.clear();
+    Id id_at(uint32_t index) const { return load_id(ids_ + size_t{index} * sizeof(Id)); }
+    uint64_t hash_at(uint32_t index) const { return hash_id(id_at(index), seed_); }
+    uint32_t part_of(uint64_t hash) const { return static_cast<uint32_t>(((hash >> 32) * parts_) >> 32); }
+
+    // Lists the ids of each part, by counting: else every part would have to look at all ids.
+    void group(size_t count) {
+        part_starts_.assign(size_t{parts_} + 1, 0);
+        for (size_t i = 0; i < count; ++i) ++part_starts_[part_of(hash_at(static_cast<uint32_t>(i))) + 1];
+        for (size_t p = 0; p < parts_; ++p) part_starts_[p + 1] += part_starts_[p];
+        grouped_.resize(count);
+        std::vector<uint32_t> next(part_starts_.begin(), part_starts_.end() - 1);
         for (size_t i = 0; i < count; ++i) {
-            const uint64_t hash = hash_id(load_id(ids + i * sizeof(Id)), seed);
-            if (((hash >> 32) * parts) >> 32 == part) gathered_.push_back({hash, static_cast<uint32_t>(i)});
+            const uint32_t index = static_cast<uint32_t>(i);
+            grouped_[next[part_of(hash_at(index))]++] = index;
+        }
+    }
+
+    void gather(uint32_t part) {
+        gathered_.clear();
+        gathered_.reserve(part_starts_[part + 1] - part_starts_[part]);
+        for (uint32_t k = part_starts_[part]; k < part_starts_[part + 1]; ++k) {
+            gathered_.push_back({hash_at(grouped_[k]), grouped_[k]});
         }
     }
 
     // Hashes are uniform: one counting pass by the bits below the part puts items into tiny buckets, which are sorted
     // one by one.
-    void spread(const uint8_t* ids, uint32_t parts) {
+    void spread() {
         const uint64_t buckets = gathered_.size() / 2 + 1;
         const auto bucket_of = [&](const Item& item) {
-            return (static_cast<uint32_t>((item.hash >> 32) * parts) * buckets) >> 32;
+            return (static_cast<uint32_t>((item.hash >> 32) * parts_) * buckets) >> 32;
         };
         starts_.assign(static_cast<size_t>(buckets) + 1, 0);
         for (const Item& item : gathered_) ++starts_[bucket_of(item)];
@@ -245,7 +266,7 @@ class IdSorter {
         for (const Item& item : gathered_) spread_[starts_[bucket_of(item)]++] = item;
         const auto before = [&](const Item& left, const Item& right) {
             if (left.hash != right.hash) return left.hash < right.hash;
-            const Id a = load_id(ids + left.index * sizeof(Id)), b = load_id(ids + right.index * sizeof(Id));
+            const Id a = id_at(left.index), b = id_at(right.index);
             if (a == b) return left.index < right.index;
             return RunKey{left.hash, a} < RunKey{right.hash, b};
         };
@@ -258,6 +279,12 @@ class IdSorter {
         }
     }
 
+    const uint8_t* ids_;
+    uint64_t first_;
+    IdSeed seed_;
+    uint32_t parts_;
+    std::vector<uint32_t> part_starts_;
+    std::vector<uint32_t> grouped_;  // indices of ids, part by part, ascending in each
     std::vector<Item> gathered_;
     std::vector<Item> spread_;
     std::vector<RunEntry> sorted_;

@@ -30,8 +30,12 @@ def filter_block_count(keys: int) -> int:
 def page_checksums(pages: Buffer) -> bytes:
     """CRC32C of each page (4 KiB, the last one may be shorter), as uint32."""
 
-def sorted_entries(seed: bytes, ids: Buffer, first: int, part: int, parts: int) -> bytes:
-    """Part `part` of `parts` of the run of ids seen at the positions from `first` on: sorted 24-byte entries."""
+class RunSorter:
+    """Sorts ids (16 bytes each) seen at the positions from `first` on, part by part of their hashes. ValueError."""
+
+    def __init__(self, seed: bytes, ids: Buffer, first: int, parts: int) -> None: ...
+    def entries(self, part: int) -> bytes:
+        """Sorted 24-byte entries (id, position) of one part, each id once with its last position. IndexError."""
 
 class FilterMemory(_BufferProtocol):
     """Zeros for the blocks of one filter, given back to the system at once. ValueError, MemoryError."""

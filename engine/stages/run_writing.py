@@ -2,7 +2,7 @@
 
 Laws
     - A step takes milliseconds; kernels and reads in it run without the GIL. Memory is bounded: about 8 MiB to seal
-      beside the ids themselves, 2 MiB to merge, and the new run's filter where it is to stay in memory.
+      beside the ids themselves and four bytes for each, 2 MiB to merge, and the new run's filter where it is to stay in memory.
     - The file has an unfinished name. Whatever ends the work early, an error or being dropped, removes it.
     - Runs that are merged are only read: they go on answering meanwhile.
 """
@@ -10,7 +10,7 @@ Laws
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine._core.id_run import DamagedBlockError, RunMerger, sorted_entries
+from engine._core.id_run import DamagedBlockError, RunMerger, RunSorter
 from engine.background import Steps
 from engine.instrument import Instrument
 from engine.stages.sealed_run import RunWriter, SealedRun
@@ -65,8 +65,9 @@ def write_sealed(place: RunPlace, ids: bytes, first: int, *, filter_in_memory: b
     writer = place.writer(first, stop, keys=count, filter_in_memory=filter_in_memory)
     try:
         parts = -(-count // place.keys_per_part)
+        sorter = RunSorter(place.seed, ids, first, parts)
         for part in range(parts):
-            writer.append(writer.encoder.encode(sorted_entries(place.seed, ids, first, part, parts)))
+            writer.append(writer.encoder.encode(sorter.entries(part)))
             yield
         run = yield from writer.finish(first, stop, sync=place.sync)
     except BaseException:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine._core.bloom import BloomFilter
 from engine._core.dedup import DedupWindow
-from engine._core.id_run import sorted_entries
+from engine._core.id_run import RunSorter
 
 SEED = bytes(range(16))
 NOWHERE = 2**64 - 1
@@ -156,7 +156,8 @@ def test_a_filter_clears_the_same_rows_page_by_page_as_whole(asked, added, filte
     expected = [number for number, bit in zip(asked, filter_.test(ids_of(asked)), strict=True) if bit]
     suspects = window.suspects(0)
     assert sorted_ids(suspects) == ids_of(sorted(expected))
-    assert suspects == b"".join(key for key, _ in struct.iter_unpack("<16sQ", sorted_entries(SEED, suspects, 0, 0, 1)))
+    entries = RunSorter(SEED, suspects, 0, 1).entries(0)
+    assert suspects == b"".join(key for key, _ in struct.iter_unpack("<16sQ", entries))
     wanted = np.frombuffer(window.wanted_pages(0, filter_blocks), np.uint32)
     assert wanted.tolist() == sorted(set(wanted.tolist()))
     for at in range(0, len(wanted), pages_at_once):

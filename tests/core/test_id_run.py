@@ -18,11 +18,11 @@ from engine._core.id_run import (
     RunEncoder,
     RunIndex,
     RunMerger,
+    RunSorter,
     add_to_filter,
     filter_block_count,
     first_ids_of,
     page_checksums,
-    sorted_entries,
 )
 
 SEED = bytes(range(16))
@@ -36,7 +36,8 @@ def id_of(number):
 def entries_of(numbers, first=0, parts=3):
     """The entries of a run, with the first number at position ``first``."""
     ids = b"".join(map(id_of, numbers))
-    return b"".join(sorted_entries(SEED, ids, first, part, parts) for part in range(parts))
+    sorter = RunSorter(SEED, ids, first, parts)
+    return b"".join([sorter.entries(part) for part in range(parts)])
 
 
 def encoded(entries, filter_keys=1000):
@@ -205,6 +206,10 @@ def test_wrong_arguments_are_refused():
             RunIndex(SEED, encoder.first_ids).search(
                 blocks, np.array(plan, dtype=np.uint32), id_of(1), np.zeros(1, dtype=np.uint64)
             )
+    with pytest.raises(IndexError, match="no part 3 of 3"):
+        RunSorter(SEED, id_of(1), 0, 3).entries(3)
+    with pytest.raises(ValueError, match="at least one part"):
+        RunSorter(SEED, id_of(1), 0, 0)
     with pytest.raises(ValueError, match="nothing to merge"):
         RunMerger(SEED, 0)
     with pytest.raises(IndexError):
@@ -212,6 +217,6 @@ def test_wrong_arguments_are_refused():
 
 
 def test_a_part_of_a_block_is_not_taken_for_the_end():
-    _, blocks = encoded(sorted_entries(range(10)))
+    _, blocks = encoded(entries_of(range(10)))
     with pytest.raises(ValueError, match="blocks of 4096 bytes are needed, not 4000 bytes"):
         RunMerger(SEED, 1).feed(0, blocks[:4000])
