@@ -81,9 +81,11 @@ class DedupWindow {
         token.before = horizon_.state();
         const size_t count = choose_rows(token.tally);
         recent_.reserve(count, oldest_);
+        token.ages = take_ages(count);
         tokens_.push_back(std::move(token));
         try {
-            sight_rows(count, has_runs);
+            recent_.sight(batch_.ids, all_rows_ ? nullptr : rows_.data(), count, oldest_, tokens_.back().ages.data());
+            horizon_.timed() ? judge_by_clock(has_runs) : judge_by_rows(has_runs);
         } catch (...) {
             abort_last();
             throw;
@@ -121,6 +123,7 @@ class DedupWindow {
         committed_tally_.recent_hits += token.tally.recent_hits;
         committed_tally_.run_hits += token.tally.run_hits;
         committed_tally_.run_lookups += token.tally.run_lookups;
+        if (token.ages.capacity() > spare_ages_.capacity()) spare_ages_.swap(token.ages);
         tokens_.pop_front();
         horizon_.settle(committed_state_);
         forget_below(std::min(committed_state_.position, committed_));
@@ -141,7 +144,8 @@ class DedupWindow {
     // tail.
     void replay(const uint8_t* ids, size_t count) {
         recent_.reserve(count, oldest_);
-        ids_of_replay(ids, count);
+        std::vector<uint32_t> ages = take_ages(count);
+        recent_.sight(ids, nullptr, count, oldest_, ages.data());
         committed_ = recent_.tail();
     }
 
@@ -152,23 +156,15 @@ class DedupWindow {
     }
 
   private:
-    struct Refreshed {
-        uint64_t position;
-        uint64_t previous;
-    };
     struct Token {
         uint64_t number = 0;
         uint64_t start = 0;
         Horizon::State before;
         Tally tally;
-        std::vector<Refreshed> refreshed;
+        std::vector<uint32_t> ages;  // of its sightings: how far back the one before was, 0 = not among the recent keys
     };
-    // Rows between asking memory for something and using it. Asking goes in tight loops over whole groups: a prefetch
-    // that waits for its address translation holds up what follows it, and only in a tight loop is that the next
-    // prefetch.
-    static constexpr size_t kGroup = 32;
 
-    // Fills rows_ with the rows to probe (empty = all of them) and the mask of the others; returns how many there are.
+    // Fills rows_ with the rows to probe (unless that is all of them) and the mask of the others; returns how many there are.
     size_t choose_rows(Tally& tally) {
         rows_.clear();
         if (!batch_.keyed && !batch_.selection) {
@@ -191,62 +187,59 @@ class DedupWindow {
 
     size_t row_of(size_t i) const noexcept { return all_rows_ ? i : rows_[i]; }
 
-    // Before the group of rows that begins at `i`: asks for the buckets of the group after the next one, and for what
-    // the buckets of the next one point to.
-    void ask_ahead(size_t i, size_t count) const noexcept {
-        const size_t near = std::min(i + kGroup, count), middle = std::min(near + kGroup, count);
-        const size_t far = std::min(middle + kGroup, count);
-        for (size_t k = i == 0 ? 0 : middle; k < far; ++k) recent_.prefetch(hashes_[k]);
-        for (size_t k = i == 0 ? 0 : near; k < middle; ++k) recent_.prefetch_id(hashes_[k], oldest_);
+    // Room for `count` ages, from the last token that was committed if it had as much.
+    std::vector<uint32_t> take_ages(size_t count) {
+        std::vector<uint32_t> ages = std::move(spare_ages_);
+        spare_ages_.clear();
+        ages.resize(count);
+        return ages;
     }
 
-    void sight_rows(size_t count, bool has_runs) {
+    void judge_by_rows(bool has_runs) {
         Token& token = tokens_.back();
-        hashes_.resize(count);
-        if (has_runs) candidates_.reserve(count);
-        for (size_t i = 0; i < count; ++i)
-            hashes_[i] = hash_id(load_id(batch_.ids + row_of(i) * sizeof(Id)), recent_.seed());
-        const int64_t* clock = horizon_.timed() ? batch_.clock : nullptr;
+        const uint32_t* ages = token.ages.data();
+        const size_t count = token.ages.size();
+        const uint32_t within = horizon_.within_positions();
+        uint64_t hits = 0;
         for (size_t i = 0; i < count; ++i) {
-            if (i % kGroup == 0) ask_ahead(i, count);
-            const size_t row = row_of(i);
-            const uint64_t position = recent_.tail();
-            const uint64_t horizon = horizon_.advance(position, clock ? clock[row] : 0);
-            if (token.refreshed.size() == token.refreshed.capacity())
-                token.refreshed.reserve(2 * token.refreshed.size() + 64);
-            const uint64_t previous = recent_.sight(load_id(batch_.ids + row * sizeof(Id)), hashes_[i], oldest_);
-            const bool duplicate = previous != kNowhere && previous >= horizon;
-            batch_.mask[row] = !duplicate;
-            token.tally.recent_hits += duplicate;
-            if (previous != kNowhere) {
-                token.refreshed.push_back({position, previous});
-            } else if (has_runs && horizon < oldest_) {
-                candidates_.add(position, horizon, static_cast<uint32_t>(row), hashes_[i]);
-            }
+            const bool duplicate = ages[i] - 1 < within;  // an age of 0 is above every window
+            batch_.mask[row_of(i)] = !duplicate;
+            hits += duplicate;
         }
-        token.tally.duplicates = token.tally.recent_hits;
+        token.tally.duplicates = token.tally.recent_hits = hits;
+        if (count) horizon_.advance(token.start + count - 1);
+        if (!has_runs) return;
+        candidates_.reserve(count - hits);
+        for (size_t i = 0; i < count; ++i)
+            if (ages[i] == 0) ask_runs(i, horizon_.of_rows(token.start + i));
     }
 
-    void ids_of_replay(const uint8_t* ids, size_t count) {
-        hashes_.resize(count);
-        for (size_t i = 0; i < count; ++i) hashes_[i] = hash_id(load_id(ids + i * sizeof(Id)), recent_.seed());
-        for (size_t i = 0; i < count; ++i) {
-            if (i % kGroup == 0) ask_ahead(i, count);
-            recent_.sight(load_id(ids + i * sizeof(Id)), hashes_[i], oldest_);
+    void judge_by_clock(bool has_runs) {
+        Token& token = tokens_.back();
+        uint64_t hits = 0;
+        for (size_t i = 0; i < token.ages.size(); ++i) {
+            const size_t row = row_of(i);
+            const uint64_t position = token.start + i;
+            const uint64_t horizon = horizon_.advance(position, batch_.clock[row]);
+            const bool duplicate = token.ages[i] != 0 && position - token.ages[i] >= horizon;
+            batch_.mask[row] = !duplicate;
+            hits += duplicate;
+            if (has_runs && token.ages[i] == 0) ask_runs(i, horizon);
         }
+        token.tally.duplicates = token.tally.recent_hits = hits;
+    }
+
+    // Keyed row `i` is unknown to the recent keys: sealed runs may know it, if its horizon reaches that far back.
+    void ask_runs(size_t i, uint64_t horizon) {
+        if (horizon >= oldest_) return;
+        const uint64_t position = tokens_.back().start + i;
+        const uint64_t hash = hash_id(*recent_.ring().at(position), recent_.seed());
+        candidates_.add(position, horizon, static_cast<uint32_t>(row_of(i)), hash);
     }
 
     void abort_last() noexcept {
         Token& token = tokens_.back();
-        auto& refreshed = token.refreshed;
-        while (recent_.tail() > token.start) {
-            uint64_t previous = kNowhere;
-            if (!refreshed.empty() && refreshed.back().position == recent_.tail() - 1) {
-                previous = refreshed.back().previous;
-                refreshed.pop_back();
-            }
-            recent_.unsight(previous, oldest_);
-        }
+        while (recent_.tail() > token.start) recent_.unsight(token.ages[recent_.tail() - 1 - token.start], oldest_);
         horizon_.rewind(token.before);
         candidates_.clear();
         tokens_.pop_back();
@@ -270,7 +263,7 @@ class DedupWindow {
     IdBatch batch_;
     bool all_rows_ = true;
     std::vector<uint32_t> rows_;
-    std::vector<uint64_t> hashes_;
+    std::vector<uint32_t> spare_ages_;
     Candidates candidates_;
 };
 

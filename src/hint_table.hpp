@@ -9,7 +9,7 @@
 //   hashing: Litwin, 1980). Buckets live in fixed pages and never move.
 // - A live hint is in the chain of its home bucket: the bucket and its overflow buckets. An overflow bucket without a
 //   live hint is given back by the next insertion that passes it.
-// - One owner at a time. Only `insert` can fail: std::bad_alloc, with the table as it was.
+// - One owner at a time. Only `point` can fail: std::bad_alloc, with the table as it was.
 #pragma once
 
 #include <cstddef>
@@ -17,6 +17,7 @@
 #include <new>
 #include <vector>
 
+#include "huge_page.hpp"
 #include "id_ring.hpp"
 #include "prefetch.hpp"
 
@@ -26,14 +27,12 @@
 #endif
 #if defined(_MSC_VER)
 #include <intrin.h>
-#endif
-#if defined(__linux__)
-#include <sys/mman.h>
+#define ENGINE_NOINLINE __declspec(noinline)
+#else
+#define ENGINE_NOINLINE __attribute__((noinline))
 #endif
 
 namespace engine {
-
-constexpr uint64_t kNowhere = ~0ull;
 
 inline uint32_t lowest_bit(uint32_t mask) noexcept {
 #if defined(_MSC_VER)
@@ -55,37 +54,37 @@ struct alignas(64) HintBucket {
 };
 static_assert(sizeof(HintBucket) == 64, "one cache line");
 
-// Lanes whose fingerprint is `value`; the 8th lane's bit is meaningless.
-inline uint32_t equal_lanes(const HintBucket& bucket, uint32_t value) noexcept {
-#ifdef ENGINE_HINTS_SSE2
-    const __m128i* lanes = reinterpret_cast<const __m128i*>(bucket.fingerprints);
-    const __m128i wanted = _mm_set1_epi32(static_cast<int>(value));
-    const __m128i equal = _mm_packs_epi32(_mm_cmpeq_epi32(_mm_load_si128(lanes), wanted),
-                                          _mm_cmpeq_epi32(_mm_load_si128(lanes + 1), wanted));
-    return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(equal, equal))) & 0xffu;
-#else
-    uint32_t mask = 0;
-    for (uint32_t i = 0; i < kLanes; ++i) mask |= static_cast<uint32_t>(bucket.fingerprints[i] == value) << i;
-    return mask;
-#endif
-}
+// Lanes of a bucket as bits: with a fingerprint, and with a position among the `span` ones that end with `newest`.
+struct Lanes {
+    uint32_t equal;
+    uint32_t live;
+    uint32_t matching() const noexcept { return equal & live; }
+    uint32_t vacant() const noexcept { return ~live & ((1u << kLanes) - 1); }
+};
 
-// Lanes whose position is not among the `span` positions that end with `newest`; the 8th lane's bit is meaningless.
-inline uint32_t expired_lanes(const HintBucket& bucket, uint32_t newest, uint32_t span) noexcept {
+inline Lanes inspect(const HintBucket& bucket, uint32_t fingerprint, uint32_t newest, uint32_t span) noexcept {
+    const uint32_t used = (1u << bucket.used) - 1;
 #ifdef ENGINE_HINTS_SSE2
-    const __m128i* lanes = reinterpret_cast<const __m128i*>(bucket.positions);
-    const __m128i sign = _mm_set1_epi32(static_cast<int>(0x80000000u));
-    const __m128i from = _mm_set1_epi32(static_cast<int>(newest));
-    const __m128i limit = _mm_xor_si128(_mm_set1_epi32(static_cast<int>(span)), sign);
-    __m128i live[2];
-    for (int i = 0; i < 2; ++i)
-        live[i] = _mm_cmplt_epi32(_mm_xor_si128(_mm_sub_epi32(from, _mm_load_si128(lanes + i)), sign), limit);
-    const __m128i packed = _mm_packs_epi32(live[0], live[1]);
-    return ~static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(packed, packed))) & 0xffu;
+    const __m128i* fingerprints = reinterpret_cast<const __m128i*>(bucket.fingerprints);
+    const __m128i* positions = reinterpret_cast<const __m128i*>(bucket.positions);
+    const __m128i wanted = _mm_set1_epi32(static_cast<int>(fingerprint));
+    const __m128i equal = _mm_packs_epi32(_mm_cmpeq_epi32(_mm_load_si128(fingerprints), wanted),
+                                          _mm_cmpeq_epi32(_mm_load_si128(fingerprints + 1), wanted));
+    // age = newest - position, compared as unsigned: with the sign bit of both sides turned over.
+    const __m128i from = _mm_set1_epi32(static_cast<int>(newest ^ 0x80000000u));
+    const __m128i limit = _mm_set1_epi32(static_cast<int>(span ^ 0x80000000u));
+    const __m128i live =
+        _mm_packs_epi32(_mm_cmplt_epi32(_mm_sub_epi32(from, _mm_load_si128(positions)), limit),
+                        _mm_cmplt_epi32(_mm_sub_epi32(from, _mm_load_si128(positions + 1)), limit));
+    const uint32_t bits = static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(equal, live)));
+    return {bits & used, (bits >> 8) & used};
 #else
-    uint32_t mask = 0;
-    for (uint32_t i = 0; i < kLanes; ++i) mask |= static_cast<uint32_t>(newest - bucket.positions[i] >= span) << i;
-    return mask;
+    uint32_t equal = 0, live = 0;
+    for (uint32_t i = 0; i < kLanes; ++i) {
+        equal |= static_cast<uint32_t>(bucket.fingerprints[i] == fingerprint) << i;
+        live |= static_cast<uint32_t>(newest - bucket.positions[i] < span) << i;
+    }
+    return {equal & used, live & used};
 #endif
 }
 
@@ -105,26 +104,21 @@ class BucketPages {
 
     void grow() {
         pages_.reserve(pages_.size() + 1);
-        void* page = ::operator new(kPageBytes, std::align_val_t(kAlignment));
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-        // Advice only: fewer faults while a large table grows, fewer TLB misses ever after. A small one stays small.
-        if (!pages_.empty()) madvise(page, kPageBytes, MADV_HUGEPAGE);
-#endif
-        pages_.push_back(static_cast<HintBucket*>(page));
+        // A small table stays small: its only page is filled by ordinary pages as they are touched.
+        pages_.push_back(static_cast<HintBucket*>(acquire_pages(kPageBytes, !pages_.empty())));
     }
 
     // Gives back the pages above the first `count` buckets.
     void shrink(uint64_t count) noexcept {
         const uint64_t wanted = (count + (1u << kPageBits) - 1) >> kPageBits;
         while (pages_.size() > wanted) {
-            ::operator delete(pages_.back(), std::align_val_t(kAlignment));
+            release_pages(pages_.back(), kPageBytes);
             pages_.pop_back();
         }
     }
 
   private:
     static constexpr size_t kPageBytes = sizeof(HintBucket) << kPageBits;
-    static constexpr size_t kAlignment = kPageBytes;
     std::vector<HintBucket*> pages_;
 };
 
@@ -134,11 +128,8 @@ struct LiveRange {
     uint64_t tail;
     uint32_t newest32() const noexcept { return static_cast<uint32_t>(tail - 1); }
     uint32_t span32() const noexcept { return static_cast<uint32_t>(tail - oldest); }
-    // The whole position of a hint, or kNowhere when it is not live.
-    uint64_t whole(uint32_t position) const noexcept {
-        const uint32_t age = newest32() - position;
-        return age < span32() ? tail - 1 - age : kNowhere;
-    }
+    // How long ago a hint's position was, counted back from the tail: 1 = the last. REQUIRES: the hint is live.
+    uint32_t age(uint32_t position) const noexcept { return static_cast<uint32_t>(tail) - position; }
 };
 
 class HintTable {
@@ -146,14 +137,6 @@ class HintTable {
     // Hints a bucket that the table aims at: few enough that few buckets overflow, although with linear hashing those
     // that are not split yet hold twice as many as those that are.
     static constexpr uint64_t kFill = 4;
-
-    struct Match {
-        HintBucket* bucket = nullptr;
-        uint32_t lane = 0;
-        uint64_t position = kNowhere;
-        explicit operator bool() const noexcept { return bucket != nullptr; }
-        void move_to(uint64_t position) const noexcept { bucket->positions[lane] = static_cast<uint32_t>(position); }
-    };
 
     HintTable() {
         pages_.grow();
@@ -166,79 +149,55 @@ class HintTable {
     uint64_t splits() const noexcept { return splits_; }
     size_t bytes() const noexcept { return static_cast<size_t>(bucket_count() + overflow_made_) * sizeof(HintBucket); }
 
-    void prefetch(uint32_t fingerprint) const noexcept { prefetch_bucket(pages_[home(fingerprint)]); }
+    // The home of a fingerprint. Buckets stay where they are; which one is the home changes when the table grows.
+    HintBucket* home(uint32_t fingerprint) const noexcept { return &pages_[home_number(fingerprint)]; }
 
-    // Once the bucket is near: asks for its first overflow bucket, and for the id that its first matching hint points
-    // to.
-    void prefetch_id(uint32_t fingerprint, const IdRing& ring, const LiveRange& live) const noexcept {
-        const HintBucket& bucket = pages_[home(fingerprint)];
-        if (bucket.next) prefetch_bucket(overflow_[bucket.next - 1]);
-        const uint32_t mask = equal_lanes(bucket, fingerprint) & ((1u << bucket.used) - 1);
-        if (!mask) return;
-        const uint64_t position = live.whole(bucket.positions[lowest_bit(mask)]);
-        if (position != kNowhere) prefetch_write(ring.at(position));
+    // Once the home is near: asks for its first overflow bucket, and for the id that its matching hint points to.
+    void prefetch_answer(const HintBucket& home, uint32_t fingerprint, const IdView& ids,
+                         const LiveRange& live) const noexcept {
+        if (home.next) prefetch_write(&overflow_[home.next - 1]);
+        const uint32_t matching = inspect(home, fingerprint, live.newest32(), live.span32()).matching();
+        if (matching) prefetch_read(ids.at(live.tail - live.age(home.positions[lowest_bit(matching)])));
     }
 
-    // The live hint of `id`. REQUIRES: live is within [ring.head, ring.tail].
-    Match find(uint32_t fingerprint, const Id& id, const IdRing& ring, const LiveRange& live) const noexcept {
-        for (HintBucket* bucket = &pages_[home(fingerprint)];; bucket = &overflow_[bucket->next - 1]) {
-            uint32_t mask = equal_lanes(*bucket, fingerprint) & ((1u << bucket->used) - 1);
-            for (; mask; mask &= mask - 1) {
-                const uint32_t lane = lowest_bit(mask);
-                const uint64_t position = live.whole(bucket->positions[lane]);
-                if (position != kNowhere && *ring.at(position) == id) return {bucket, lane, position};
+    // Makes the hint of the id at `live.tail` point there, adding one if there is none; returns the age of the position
+    // that it pointed to, or 0. Never overwrites the live hint of another id.
+    uint32_t point(HintBucket& home, uint32_t fingerprint, const IdView& ids, const LiveRange& live) {
+        const Lanes lanes = inspect(home, fingerprint, live.newest32(), live.span32());
+        if (lanes.matching()) {
+            const uint32_t lane = lowest_bit(lanes.matching());
+            const uint32_t age = live.age(home.positions[lane]);
+            if (*ids.at(live.tail - age) == *ids.at(live.tail)) {
+                home.positions[lane] = static_cast<uint32_t>(live.tail);
+                return age;
             }
-            if (!bucket->next) return {};
+        } else if (!home.next && lanes.vacant()) {
+            put(home, lowest_bit(lanes.vacant()), fingerprint, live);
+            return 0;
         }
+        return point_in_chain(home, fingerprint, ids, live);
     }
 
-    // The hint with this fingerprint and position, whatever the ring holds.
-    Match find_position(uint32_t fingerprint, uint64_t position) const noexcept {
-        for (HintBucket* bucket = &pages_[home(fingerprint)];; bucket = &overflow_[bucket->next - 1]) {
-            uint32_t mask = equal_lanes(*bucket, fingerprint) & ((1u << bucket->used) - 1);
-            for (; mask; mask &= mask - 1) {
-                const uint32_t lane = lowest_bit(mask);
-                if (bucket->positions[lane] == static_cast<uint32_t>(position)) return {bucket, lane, position};
+    // Makes the hint that points to `position` point to `target` instead, if there is one.
+    void move(uint32_t fingerprint, uint64_t position, uint64_t target) noexcept {
+        for (HintBucket* bucket = home(fingerprint);; bucket = &overflow_[bucket->next - 1]) {
+            for (uint32_t mask = inspect(*bucket, fingerprint, 0, 0).equal; mask; mask &= mask - 1) {
+                uint32_t& hint = bucket->positions[lowest_bit(mask)];
+                if (hint != static_cast<uint32_t>(position)) continue;
+                hint = static_cast<uint32_t>(target);
+                return;
             }
-            if (!bucket->next) return {};
+            if (!bucket->next) return;
         }
     }
 
-    // REQUIRES: no live hint of the same id. Never overwrites a live hint.
-    void insert(uint32_t fingerprint, uint64_t position, const LiveRange& live) {
-        HintBucket* bucket = &pages_[home(fingerprint)];
-        while (!place(*bucket, fingerprint, static_cast<uint32_t>(position), live)) {
-            if (!bucket->next) bucket->next = take_overflow();
-            bucket = &overflow_[bucket->next - 1];
+    // Splits up to `steps` buckets while there are more hints than the table wants; tells whether it did. Skips it when
+    // memory is short: that costs time only.
+    bool grow(uint64_t steps, const LiveRange& live) noexcept {
+        const uint64_t before = splits_;
+        while (steps-- > 0 && wants_to_grow(live) && split_next(live)) {
         }
-        if (bucket->next) drop_expired(*bucket, live);
-    }
-
-    // Splits one bucket when there are more hints than the table wants. Skips it when memory is short: that costs time
-    // only.
-    void grow_step(const LiveRange& live) noexcept {
-        const uint64_t limit = bucket_count() * kFill;
-        if (occupied_ <= limit || live.tail - live.oldest <= limit || bucket_count() > 0x7fffffffull) return;
-        HintBucket& source = pages_[split_];
-        const uint64_t number = split_ + level_mask_ + 1;
-        try {
-            if (number >= pages_.capacity()) pages_.grow();
-            gather(source, live, 0);
-        } catch (const std::bad_alloc&) {
-            return;
-        }
-        HintBucket* targets[2] = {&source, &pages_[number]};
-        clear(*targets[0]);
-        clear(*targets[1]);
-        for (const Hint& hint : scratch_) {
-            HintBucket*& target = targets[(hint.fingerprint & (level_mask_ + 1)) != 0];
-            target = write(target, hint);
-        }
-        ++splits_;
-        if (++split_ > level_mask_) {
-            level_mask_ = level_mask_ * 2 + 1;
-            split_ = 0;
-        }
+        return splits_ != before;
     }
 
     // Joins buckets until the table is no larger than `hints` hints need. REQUIRES: all live hints are judged by
@@ -257,31 +216,103 @@ class HintTable {
         uint32_t position;
     };
 
-    static void prefetch_bucket(const HintBucket& bucket) noexcept { prefetch_write(&bucket); }
-
     static void clear(HintBucket& bucket) noexcept {
         bucket.used = 0;
         bucket.next = 0;
     }
 
-    uint64_t home(uint32_t fingerprint) const noexcept {
+    uint64_t home_number(uint32_t fingerprint) const noexcept {
         const uint64_t number = fingerprint & level_mask_;
         return number < split_ ? (fingerprint & (level_mask_ * 2 + 1)) : number;
     }
 
-    bool place(HintBucket& bucket, uint32_t fingerprint, uint32_t position, const LiveRange& live) noexcept {
-        uint32_t lane = bucket.used;
-        if (lane == kLanes) {
-            const uint32_t expired = expired_lanes(bucket, live.newest32(), live.span32()) & ((1u << kLanes) - 1);
-            if (!expired) return false;
-            lane = lowest_bit(expired);
-        } else {
-            ++bucket.used;
-            ++occupied_;
-        }
+    // Vacant lanes are the dead ones and those after the last that is in use: the lowest never skips one of these.
+    void put(HintBucket& bucket, uint32_t lane, uint32_t fingerprint, const LiveRange& live) noexcept {
+        const uint32_t added = lane == bucket.used;
+        bucket.used += added;
+        occupied_ += added;
         bucket.fingerprints[lane] = fingerprint;
-        bucket.positions[lane] = position;
+        bucket.positions[lane] = static_cast<uint32_t>(live.tail);
+    }
+
+    // `point`, for ids whose home is full, has overflow buckets, or holds the fingerprint of another id.
+    ENGINE_NOINLINE uint32_t point_in_chain(HintBucket& home, uint32_t fingerprint, const IdView& ids,
+                                            const LiveRange& live) {
+        HintBucket* room = nullptr;
+        HintBucket* bucket = &home;
+        for (;; bucket = &overflow_[bucket->next - 1]) {
+            const Lanes lanes = inspect(*bucket, fingerprint, live.newest32(), live.span32());
+            for (uint32_t mask = lanes.matching(); mask; mask &= mask - 1) {
+                uint32_t& hint = bucket->positions[lowest_bit(mask)];
+                const uint32_t age = live.age(hint);
+                if (!(*ids.at(live.tail - age) == *ids.at(live.tail))) continue;
+                hint = static_cast<uint32_t>(live.tail);
+                return age;
+            }
+            if (!room && lanes.vacant()) room = bucket;
+            if (!bucket->next) break;
+        }
+        if (!room) {
+            bucket->next = take_overflow();
+            room = &overflow_[bucket->next - 1];
+        }
+        put(*room, lowest_bit(inspect(*room, fingerprint, live.newest32(), live.span32()).vacant()), fingerprint, live);
+        if (room->next) drop_expired(*room, live);
+        return 0;
+    }
+
+    bool wants_to_grow(const LiveRange& live) const noexcept {
+        const uint64_t limit = bucket_count() * kFill;
+        return occupied_ > limit && live.tail - live.oldest > limit && bucket_count() <= 0x7fffffffull;
+    }
+
+    bool split_next(const LiveRange& live) noexcept {
+        HintBucket& source = pages_[split_];
+        const uint64_t number = split_ + level_mask_ + 1;
+        try {
+            if (number >= pages_.capacity()) pages_.grow();
+            source.next ? split_chain(source, pages_[number], live) : split_bucket(source, pages_[number], live);
+        } catch (const std::bad_alloc&) {
+            return false;
+        }
+        ++splits_;
+        if (++split_ > level_mask_) {
+            level_mask_ = level_mask_ * 2 + 1;
+            split_ = 0;
+        }
         return true;
+    }
+
+    bool belongs_above(uint32_t fingerprint) const noexcept { return (fingerprint & (level_mask_ + 1)) != 0; }
+
+    // Which way a hint goes is a coin's toss: each is written to both buckets, and counted in one.
+    void split_bucket(HintBucket& source, HintBucket& above, const LiveRange& live) noexcept {
+        const HintBucket old = source;
+        const uint32_t live_lanes = inspect(old, 0, live.newest32(), live.span32()).live;
+        uint32_t stay = 0, go = 0;
+        for (uint32_t lane = 0; lane < old.used; ++lane) {
+            const uint32_t is_live = (live_lanes >> lane) & 1, goes = belongs_above(old.fingerprints[lane]);
+            source.fingerprints[stay] = above.fingerprints[go] = old.fingerprints[lane];
+            source.positions[stay] = above.positions[go] = old.positions[lane];
+            stay += is_live & (goes ^ 1);
+            go += is_live & goes;
+        }
+        source.used = stay;
+        above.used = go;
+        above.next = 0;
+        occupied_ -= old.used - stay - go;
+    }
+
+    // Throws before anything changed.
+    void split_chain(HintBucket& source, HintBucket& above, const LiveRange& live) {
+        gather(source, live, 0);
+        clear(source);
+        clear(above);
+        HintBucket* targets[2] = {&source, &above};
+        for (const Hint& hint : scratch_) {
+            HintBucket*& target = targets[belongs_above(hint.fingerprint)];
+            target = write(target, hint);
+        }
     }
 
     uint32_t take_overflow() {
@@ -312,8 +343,7 @@ class HintTable {
     void drop_expired(HintBucket& bucket, const LiveRange& live) noexcept {
         const uint32_t link = bucket.next;
         const HintBucket& next = overflow_[link - 1];
-        const uint32_t lanes = (1u << next.used) - 1;
-        if ((expired_lanes(next, live.newest32(), live.span32()) & lanes) != lanes) return;
+        if (inspect(next, 0, live.newest32(), live.span32()).live) return;
         bucket.next = next.next;
         give_back(link);
     }
@@ -336,9 +366,9 @@ class HintTable {
     }
 
     void collect(const HintBucket& bucket, const LiveRange& live) noexcept {
-        const uint32_t expired = expired_lanes(bucket, live.newest32(), live.span32());
-        for (uint32_t lane = 0; lane < bucket.used; ++lane)
-            if (!((expired >> lane) & 1)) scratch_.push_back({bucket.fingerprints[lane], bucket.positions[lane]});
+        uint32_t mask = inspect(bucket, 0, live.newest32(), live.span32()).live;
+        for (; mask; mask &= mask - 1)
+            scratch_.push_back({bucket.fingerprints[lowest_bit(mask)], bucket.positions[lowest_bit(mask)]});
     }
 
     // Appends to a chain that is being rebuilt. The overflow buckets that `gather` gave back are enough for it.

@@ -12,6 +12,7 @@
 // - The horizon never goes back but by `rewind`.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -47,13 +48,16 @@ class Horizon {
     bool timed() const noexcept { return timed_; }
     const State& state() const noexcept { return state_; }
 
-    // The horizon for a row at `position` whose clock value is `value` (ignored by the rows rule).
+    // The rows rule: how many positions back a sighting counts, and the horizon of a row at `position`.
+    uint32_t within_positions() const noexcept { return static_cast<uint32_t>(std::min<uint64_t>(within_, ~0u)); }
+    uint64_t of_rows(uint64_t position) const noexcept { return position > within_ ? position - within_ : 0; }
+
+    // The rows rule, for all rows up to the one at `position`.
+    void advance(uint64_t position) noexcept { state_.position = std::max(state_.position, of_rows(position)); }
+
+    // The time rule, for the row at `position` whose clock value is `value`; gives its horizon.
     uint64_t advance(uint64_t position, int64_t value) {
-        if (timed_) {
-            advance_clock(position, value);
-        } else if (within_ != kForever && position > within_) {
-            state_.position = position - within_;
-        }
+        move_clock(position, value);
         return state_.position;
     }
 
@@ -86,7 +90,7 @@ class Horizon {
     }
 
   private:
-    void advance_clock(uint64_t position, int64_t value) {
+    void move_clock(uint64_t position, int64_t value) {
         if (value == kNoClock) return;
         if (!state_.running) {
             state_.running = true;

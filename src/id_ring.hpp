@@ -5,32 +5,57 @@
 // - Nothing is ever copied to make room: ids live in chunks of fixed size, found through a circular directory of
 //   pointers; a chunk is allocated when the tail enters it and freed when the head has left it (one is kept for the
 //   next append).
+// - An `IdView` reads and fills the reserved places; it holds until the next `reserve` or `release_below`.
 // - One owner at a time. Only `reserve` can fail: std::bad_alloc, with the contents as they were.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <utility>
 #include <vector>
 
+#include "huge_page.hpp"
 #include "id_hash.hpp"
 
 namespace engine {
+
+// The places of ids, by position, for loops.
+class IdView {
+  public:
+    IdView(Id* const* chunks, uint64_t directory_mask, uint32_t chunk_bits) noexcept
+        : chunks_(chunks), directory_mask_(directory_mask), chunk_bits_(chunk_bits) {}
+
+    Id* at(uint64_t position) const noexcept {
+        const uint64_t place = position & ((uint64_t{1} << chunk_bits_) - 1);
+        return chunks_[(position >> chunk_bits_) & directory_mask_] + place;
+    }
+
+  private:
+    Id* const* chunks_;
+    uint64_t directory_mask_;
+    uint32_t chunk_bits_;
+};
 
 class IdRing {
   public:
     IdRing(uint64_t start, uint32_t chunk_bits) : chunk_bits_(chunk_bits), head_(start), tail_(start) {
         directory_.resize(8);
     }
+    ~IdRing() {
+        for (Id* chunk : directory_) discard(chunk);
+        discard(spare_);
+    }
+    IdRing(const IdRing&) = delete;
+    IdRing& operator=(const IdRing&) = delete;
 
     uint64_t head() const noexcept { return head_; }
     uint64_t tail() const noexcept { return tail_; }
     size_t bytes() const noexcept { return chunks_ * chunk_ids() * sizeof(Id); }
     size_t chunk_ids() const noexcept { return size_t{1} << chunk_bits_; }
 
-    const Id* at(uint64_t position) const noexcept { return chunk(position).get() + (position & (chunk_ids() - 1)); }
+    const Id* at(uint64_t position) const noexcept { return view().at(position); }
+    IdView view() const noexcept { return {directory_.data(), directory_.size() - 1, chunk_bits_}; }
 
     // Makes room for `count` more ids; throws std::bad_alloc and leaves the contents as they were.
     void reserve(uint64_t count) {
@@ -38,38 +63,25 @@ class IdRing {
         const uint64_t first = head_ >> chunk_bits_, last = (tail_ + count - 1) >> chunk_bits_;
         if (last - first + 1 > directory_.size()) widen(last - first + 1);
         for (uint64_t number = tail_ >> chunk_bits_; number <= last; ++number) {
-            auto& slot = directory_[number & (directory_.size() - 1)];
+            Id*& slot = directory_[number & (directory_.size() - 1)];
             if (slot) continue;
-            if (spare_) {
-                slot = std::move(spare_);
-            } else {
-                slot.reset(new Id[chunk_ids()]);
-                ++chunks_;
-            }
+            slot = spare_ ? std::exchange(spare_, nullptr) : new_chunk();
         }
     }
 
-    // REQUIRES: reserved.
-    void append(const Id& id) noexcept {
-        *const_cast<Id*>(at(tail_)) = id;
-        ++tail_;
-    }
+    // The ids of the next `count` places are filled. REQUIRES: reserved.
+    void advance(uint64_t count) noexcept { tail_ += count; }
 
     // REQUIRES: head <= position <= tail.
     void truncate(uint64_t position) noexcept { tail_ = position; }
 
-    // Gives back the chunks that lie wholly below `position`; one of them is kept for the next append.
+    // Gives back the chunks that lie wholly below `position`, but the last, which is kept for the next append.
     void release_below(uint64_t position) noexcept {
         if (position > tail_) position = tail_;
         for (uint64_t number = head_ >> chunk_bits_; number < (position >> chunk_bits_); ++number) {
-            auto& slot = directory_[number & (directory_.size() - 1)];
+            Id*& slot = directory_[number & (directory_.size() - 1)];
             if (!slot) continue;
-            if (!spare_) {
-                spare_ = std::move(slot);
-            } else {
-                slot.reset();
-                --chunks_;
-            }
+            discard(std::exchange(spare_, std::exchange(slot, nullptr)));
         }
         if (position > head_) head_ = position;
     }
@@ -85,17 +97,26 @@ class IdRing {
     }
 
   private:
-    const std::unique_ptr<Id[]>& chunk(uint64_t position) const noexcept {
-        return directory_[(position >> chunk_bits_) & (directory_.size() - 1)];
+    Id* new_chunk() {
+        // A small ring stays small: its only chunk is filled by ordinary pages as they are touched.
+        Id* chunk = static_cast<Id*>(acquire_pages(chunk_ids() * sizeof(Id), chunks_ > 0));
+        ++chunks_;
+        return chunk;
+    }
+
+    void discard(Id* chunk) noexcept {
+        if (!chunk) return;
+        release_pages(chunk, chunk_ids() * sizeof(Id));
+        --chunks_;
     }
 
     void widen(uint64_t wanted) {
         size_t size = directory_.size();
         while (size < wanted) size *= 2;
-        std::vector<std::unique_ptr<Id[]>> wider(size);
+        std::vector<Id*> wider(size);
         const uint64_t first = head_ >> chunk_bits_;
         for (uint64_t number = first; number < first + directory_.size(); ++number)
-            wider[number & (size - 1)] = std::move(directory_[number & (directory_.size() - 1)]);
+            wider[number & (size - 1)] = directory_[number & (directory_.size() - 1)];
         directory_ = std::move(wider);
     }
 
@@ -103,8 +124,8 @@ class IdRing {
     uint64_t head_;
     uint64_t tail_;
     size_t chunks_ = 0;  // allocated, the spare one too
-    std::unique_ptr<Id[]> spare_;
-    std::vector<std::unique_ptr<Id[]>> directory_;  // by chunk number modulo its size, a power of two
+    Id* spare_ = nullptr;
+    std::vector<Id*> directory_;  // by chunk number modulo its size, a power of two
 };
 
 }  // namespace engine

@@ -5,15 +5,24 @@
 // - Least recently seen goes first: every sighting takes the next position, so eviction is the moving start of the
 //   live range.
 // - tail - oldest < 2^32 - 1, because hints keep 32 bits of a position: `reserve` refuses more.
-// - One owner at a time. After an exception of `sight` (memory for an overflow bucket) the sighting did not happen.
+// - One owner at a time. After an exception of `sight` (memory for an overflow bucket) the ids before the one that
+//   found no memory have been sighted, and no other.
+//
+// The loop goes by groups, and each group passes three stations, so that nobody waits for memory: two groups ahead
+// ids are hashed, copied to the ring, and their buckets asked for; one group ahead the ids that the buckets' hints
+// point to are asked for; then each id is looked up and its hint set. Asking goes in tight loops: a prefetch that waits
+// for its address translation holds up what follows it, and only in a tight loop is that the next prefetch.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 
 #include "hint_table.hpp"
 
 namespace engine {
+
+constexpr uint64_t kNowhere = ~0ull;
 
 class RecentKeys {
   public:
@@ -32,30 +41,26 @@ class RecentKeys {
         ring_.reserve(count);
     }
 
-    void prefetch(uint64_t hash) const noexcept { table_.prefetch(fingerprint(hash)); }
-    void prefetch_id(uint64_t hash, uint64_t oldest) const noexcept {
-        table_.prefetch_id(fingerprint(hash), ring_, LiveRange{oldest, ring_.tail()});
-    }
-
-    // Gives the id the next position. Returns its last position in [oldest, tail), or kNowhere. REQUIRES: reserved.
-    uint64_t sight(const Id& id, uint64_t hash, uint64_t oldest) {
-        const LiveRange live{oldest, ring_.tail()};
-        const HintTable::Match match = table_.find(fingerprint(hash), id, ring_, live);
-        if (match) {
-            match.move_to(live.tail);
-        } else {
-            table_.insert(fingerprint(hash), live.tail, live);
-            table_.grow_step(LiveRange{oldest, live.tail + 1});
+    // Gives `count` ids the next positions, and says how many positions before it each was sighted last: `ages`, 0 = not
+    // in [oldest, its position). The ids lie 16 bytes apart at `ids`: all of them, or those with the numbers in `rows`.
+    // REQUIRES: reserved.
+    void sight(const uint8_t* ids, const uint32_t* rows, size_t count, uint64_t oldest, uint32_t* ages) {
+        Group groups[3];
+        const Source source{ids, rows, count, ring_.tail()};
+        fetch(source, 0, groups[0]);
+        fetch(source, kGroup, groups[1]);
+        for (size_t first = 0, turn = 0; first < count; first += kGroup, turn = (turn + 1) % 3) {
+            fetch(source, first + 2 * kGroup, groups[(turn + 2) % 3]);
+            ask(groups[(turn + 1) % 3], oldest);
+            point(groups[turn], oldest, ages + first);
         }
-        ring_.append(id);
-        return match.position;
     }
 
-    // Takes the last sighting back; its key was last seen at `previous` before (kNowhere: not in the live range).
-    void unsight(uint64_t previous, uint64_t oldest) noexcept {
+    // Takes the last sighting back; `age` is what it was given.
+    void unsight(uint32_t age, uint64_t oldest) noexcept {
         const uint64_t position = ring_.tail() - 1;
-        const HintTable::Match match = table_.find_position(fingerprint(hash_id(*ring_.at(position), seed_)), position);
-        if (match) match.move_to(previous == kNowhere ? oldest - 1 : previous);
+        const uint64_t previous = age ? position - age : oldest - 1;
+        table_.move(fingerprint(hash_id(*ring_.at(position), seed_)), position, previous);
         ring_.truncate(position);
     }
 
@@ -70,7 +75,67 @@ class RecentKeys {
     }
 
   private:
+    static constexpr size_t kGroup = 64;
+
+    struct Source {
+        const uint8_t* ids;
+        const uint32_t* rows;
+        size_t count;
+        uint64_t position;
+    };
+
+    // Ids on their way through the stations.
+    struct Group {
+        size_t count;
+        uint64_t position;
+        uint64_t splits;  // of the table when the homes were looked up
+        uint32_t fingerprints[kGroup];
+        HintBucket* homes[kGroup];
+    };
+
     uint32_t fingerprint(uint64_t hash) const noexcept { return static_cast<uint32_t>(hash) & hint_mask_; }
+
+    // The group of the ids from number `first` on: fills their places in the ring and asks for their buckets.
+    void fetch(const Source& source, size_t first, Group& group) const noexcept {
+        group.count = first < source.count ? std::min(kGroup, source.count - first) : 0;
+        group.position = source.position + first;
+        group.splits = table_.splits();
+        const IdView view = ring_.view();
+        for (size_t i = 0; i < group.count; ++i) {
+            const size_t row = source.rows ? source.rows[first + i] : first + i;
+            const Id id = load_id(source.ids + row * sizeof(Id));
+            *view.at(group.position + i) = id;
+            group.fingerprints[i] = fingerprint(hash_id(id, seed_));
+            group.homes[i] = table_.home(group.fingerprints[i]);
+            prefetch_write(group.homes[i]);
+        }
+    }
+
+    // Asks for what the buckets of the group point to.
+    void ask(const Group& group, uint64_t oldest) const noexcept {
+        const IdView view = ring_.view();
+        const LiveRange live{oldest, ring_.tail()};
+        for (size_t i = 0; i < group.count; ++i)
+            table_.prefetch_answer(*group.homes[i], group.fingerprints[i], view, live);
+    }
+
+    void point(Group& group, uint64_t oldest, uint32_t* ages) {
+        // Homes that moved are near those that were asked for, or new and still in the cache.
+        if (group.splits != table_.splits())
+            for (size_t i = 0; i < group.count; ++i) group.homes[i] = table_.home(group.fingerprints[i]);
+        const IdView view = ring_.view();
+        size_t done = 0;
+        try {
+            for (; done < group.count; ++done)
+                ages[done] = table_.point(*group.homes[done], group.fingerprints[done], view,
+                                          LiveRange{oldest, group.position + done});
+        } catch (...) {
+            ring_.advance(done);
+            throw;
+        }
+        ring_.advance(done);
+        table_.grow(done, LiveRange{oldest, ring_.tail()});
+    }
 
     IdSeed seed_;
     uint32_t hint_mask_;

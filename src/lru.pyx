@@ -6,17 +6,13 @@ a batch; foreign buffers are only read. Structure and invariants: `lru.hpp`, `hi
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libcpp.vector cimport vector
 
 cdef extern from "lru.hpp" namespace "engine" nogil:
     uint64_t NOWHERE "engine::kNowhere"
-    cdef struct Id:
-        uint64_t low
-        uint64_t high
     cdef cppclass IdSeed:
         IdSeed()
     IdSeed load_seed(const uint8_t* data)
-    Id load_id(const uint8_t* data)
-    uint64_t hash_id(const Id& id, const IdSeed& seed)
     cdef cppclass HintTable:
         uint64_t bucket_count()
         uint64_t overflow_count()
@@ -24,12 +20,11 @@ cdef extern from "lru.hpp" namespace "engine" nogil:
     cdef cppclass Keys "engine::RecentKeys":
         Keys(IdSeed seed, uint64_t start, uint32_t chunk_bits, uint32_t hint_bits) except +
         const HintTable& table()
-        const IdSeed& seed()
         uint64_t tail()
         size_t bytes()
         void reserve(uint64_t count, uint64_t oldest) except +
-        uint64_t sight(const Id& id, uint64_t hash, uint64_t oldest) except +
-        void unsight(uint64_t previous, uint64_t oldest)
+        void sight(const uint8_t* ids, const uint32_t* rows, size_t count, uint64_t oldest, uint32_t* ages) except +
+        void unsight(uint32_t age, uint64_t oldest)
         void forget_below(uint64_t oldest)
         void shrink_table()
 
@@ -65,21 +60,25 @@ cdef class RecentKeys:
         """
         cdef size_t count = <size_t> ids.shape[0] // 16
         cdef size_t i
-        cdef Id id
+        cdef uint64_t start = self.keys.tail()
+        cdef vector[uint32_t] ages
         cdef bytes previous = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> count * 8)
         cdef uint64_t* target = <uint64_t*> PyBytes_AS_STRING(previous)
+        if count == 0:
+            return previous
         with nogil:
+            ages.resize(count)
             self.keys.reserve(count, self.oldest_)
+            self.keys.sight(&ids[0], NULL, count, self.oldest_, ages.data())
             for i in range(count):
-                id = load_id(&ids[0] + i * 16)
-                target[i] = self.keys.sight(id, hash_id(id, self.keys.seed()), self.oldest_)
+                target[i] = start + i - ages[i] if ages[i] else NOWHERE
         return previous
 
-    def unsight(self, previous):
+    def unsight(self, uint64_t previous):
         """Take the last sighting back; `previous` is what it gave, 2**64 - 1 = nothing."""
         if self.keys.tail() == self.oldest_:
             raise ValueError("there is no sighting to take back")
-        self.keys.unsight(previous, self.oldest_)
+        self.keys.unsight(0 if previous == NOWHERE else <uint32_t> (self.keys.tail() - 1 - previous), self.oldest_)
 
     def forget_below(self, uint64_t position, *, bint shrink=False):
         """Forget the ids last seen below `position`; `shrink` lets the table shrink too."""
