@@ -1,9 +1,9 @@
-// Hints: where in the ring of ids a key was last seen, in eight bytes a key.
+// Hints: where in the ring of ids a key was last seen, in six bytes a key.
 // A bucket is one cache line: what a probe costs is the number of lines that it has to wait for.
 //
 // Laws
-// - A hint is (fingerprint, position), 32 bits each. It is believed only after the whole id in the ring at that
-//   position was compared: a wrong, stale or wrapped hint costs time, never an answer.
+// - A hint is a fingerprint of 16 bits and 32 bits of a position. It is believed only after the whole id in the ring at
+//   that position was compared: a wrong, stale or wrapped hint costs time, never an answer.
 // - A hint is live iff its position is in the live range; lanes of hints that are not live are room for new ones.
 // - Work per insertion is bounded: the table grows by splitting ONE bucket and shrinks by joining one (linear
 //   hashing: Litwin, 1980). Buckets live in fixed pages and never move.
@@ -44,13 +44,13 @@ inline uint32_t lowest_bit(uint32_t mask) noexcept {
 #endif
 }
 
-constexpr uint32_t kLanes = 7;
+constexpr uint32_t kLanes = 10;
 
 struct alignas(64) HintBucket {
-    uint32_t fingerprints[kLanes];
-    uint32_t used;  // lanes [0, used) hold hints, live or not
+    uint16_t fingerprints[kLanes];
+    uint32_t used : 4;   // lanes [0, used) hold hints, live or not
+    uint32_t next : 28;  // number of the overflow bucket + 1, 0 = none
     uint32_t positions[kLanes];
-    uint32_t next;  // number of the overflow bucket + 1, 0 = none
 };
 static_assert(sizeof(HintBucket) == 64, "one cache line");
 
@@ -62,22 +62,30 @@ struct Lanes {
     uint32_t vacant() const noexcept { return ~live & ((1u << kLanes) - 1); }
 };
 
-inline Lanes inspect(const HintBucket& bucket, uint32_t fingerprint, uint32_t newest, uint32_t span) noexcept {
+#ifdef ENGINE_HINTS_SSE2
+// Four positions each: all bits set where the age is below the limit, both with their sign bits turned over.
+inline __m128i younger(__m128i positions, __m128i from, __m128i limit) noexcept {
+    return _mm_cmplt_epi32(_mm_sub_epi32(from, positions), limit);
+}
+#endif
+
+inline Lanes inspect(const HintBucket& bucket, uint16_t fingerprint, uint32_t newest, uint32_t span) noexcept {
     const uint32_t used = (1u << bucket.used) - 1;
 #ifdef ENGINE_HINTS_SSE2
+    // The second half of the fingerprints is read together with what follows them: only its lowest lanes count.
     const __m128i* fingerprints = reinterpret_cast<const __m128i*>(bucket.fingerprints);
+    const __m128i wanted = _mm_set1_epi16(static_cast<short>(fingerprint));
+    const __m128i equal = _mm_packs_epi16(_mm_cmpeq_epi16(_mm_load_si128(fingerprints), wanted),
+                                          _mm_cmpeq_epi16(_mm_load_si128(fingerprints + 1), wanted));
     const __m128i* positions = reinterpret_cast<const __m128i*>(bucket.positions);
-    const __m128i wanted = _mm_set1_epi32(static_cast<int>(fingerprint));
-    const __m128i equal = _mm_packs_epi32(_mm_cmpeq_epi32(_mm_load_si128(fingerprints), wanted),
-                                          _mm_cmpeq_epi32(_mm_load_si128(fingerprints + 1), wanted));
-    // age = newest - position, compared as unsigned: with the sign bit of both sides turned over.
     const __m128i from = _mm_set1_epi32(static_cast<int>(newest ^ 0x80000000u));
     const __m128i limit = _mm_set1_epi32(static_cast<int>(span ^ 0x80000000u));
-    const __m128i live =
-        _mm_packs_epi32(_mm_cmplt_epi32(_mm_sub_epi32(from, _mm_load_si128(positions)), limit),
-                        _mm_cmplt_epi32(_mm_sub_epi32(from, _mm_load_si128(positions + 1)), limit));
-    const uint32_t bits = static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(equal, live)));
-    return {bits & used, (bits >> 8) & used};
+    const __m128i first = _mm_packs_epi32(younger(_mm_loadu_si128(positions), from, limit),
+                                          younger(_mm_loadu_si128(positions + 1), from, limit));
+    const __m128i rest = younger(_mm_loadl_epi64(positions + 2), from, limit);
+    const __m128i live = _mm_packs_epi16(first, _mm_packs_epi32(rest, rest));
+    return {static_cast<uint32_t>(_mm_movemask_epi8(equal)) & used,
+            static_cast<uint32_t>(_mm_movemask_epi8(live)) & used};
 #else
     uint32_t equal = 0, live = 0;
     for (uint32_t i = 0; i < kLanes; ++i) {
@@ -136,7 +144,7 @@ class HintTable {
   public:
     // Hints a bucket that the table aims at: few enough that few buckets overflow, although with linear hashing those
     // that are not split yet hold twice as many as those that are.
-    static constexpr uint64_t kFill = 4;
+    static constexpr uint64_t kFill = 5;
 
     HintTable() {
         pages_.grow();
@@ -149,11 +157,14 @@ class HintTable {
     uint64_t splits() const noexcept { return splits_; }
     size_t bytes() const noexcept { return static_cast<size_t>(bucket_count() + overflow_made_) * sizeof(HintBucket); }
 
-    // The home of a fingerprint. Buckets stay where they are; which one is the home changes when the table grows.
-    HintBucket* home(uint32_t fingerprint) const noexcept { return &pages_[home_number(fingerprint)]; }
+    // The home of a hash. Buckets stay where they are; which one is the home changes when the table grows.
+    HintBucket* home(uint64_t hash) const noexcept { return &pages_[home_number(hash)]; }
+
+    // Independent of the home.
+    static uint16_t fingerprint(uint64_t hash) noexcept { return static_cast<uint16_t>(hash >> 32); }
 
     // Once the home is near: asks for its first overflow bucket, and for the id that its matching hint points to.
-    void prefetch_answer(const HintBucket& home, uint32_t fingerprint, const IdView& ids,
+    void prefetch_answer(const HintBucket& home, uint16_t fingerprint, const IdView& ids,
                          const LiveRange& live) const noexcept {
         if (home.next) prefetch_write(&overflow_[home.next - 1]);
         const uint32_t matching = inspect(home, fingerprint, live.newest32(), live.span32()).matching();
@@ -162,7 +173,7 @@ class HintTable {
 
     // Makes the hint of the id at `live.tail` point there, adding one if there is none; returns the age of the position
     // that it pointed to, or 0. Never overwrites the live hint of another id.
-    uint32_t point(HintBucket& home, uint32_t fingerprint, const IdView& ids, const LiveRange& live) {
+    uint32_t point(HintBucket& home, uint16_t fingerprint, const IdView& ids, const LiveRange& live) {
         const Lanes lanes = inspect(home, fingerprint, live.newest32(), live.span32());
         if (lanes.matching()) {
             const uint32_t lane = lowest_bit(lanes.matching());
@@ -179,9 +190,9 @@ class HintTable {
     }
 
     // Makes the hint that points to `position` point to `target` instead, if there is one.
-    void move(uint32_t fingerprint, uint64_t position, uint64_t target) noexcept {
-        for (HintBucket* bucket = home(fingerprint);; bucket = &overflow_[bucket->next - 1]) {
-            for (uint32_t mask = inspect(*bucket, fingerprint, 0, 0).equal; mask; mask &= mask - 1) {
+    void move(uint64_t hash, uint64_t position, uint64_t target) noexcept {
+        for (HintBucket* bucket = home(hash);; bucket = &overflow_[bucket->next - 1]) {
+            for (uint32_t mask = inspect(*bucket, fingerprint(hash), 0, 0).equal; mask; mask &= mask - 1) {
                 uint32_t& hint = bucket->positions[lowest_bit(mask)];
                 if (hint != static_cast<uint32_t>(position)) continue;
                 hint = static_cast<uint32_t>(target);
@@ -191,13 +202,12 @@ class HintTable {
         }
     }
 
-    // Splits up to `steps` buckets while there are more hints than the table wants; tells whether it did. Skips it when
-    // memory is short: that costs time only.
-    bool grow(uint64_t steps, const LiveRange& live) noexcept {
-        const uint64_t before = splits_;
-        while (steps-- > 0 && wants_to_grow(live) && split_next(live)) {
+    // Splits up to `steps` buckets while there are more hints than the table wants. Skips it when memory is short: that
+    // costs time only.
+    void grow(uint64_t steps, const IdView& ids, const IdSeed& seed, uint64_t hash_mask,
+              const LiveRange& live) noexcept {
+        while (steps-- > 0 && wants_to_grow(live) && split_next(Hashes{ids, seed, hash_mask, live})) {
         }
-        return splits_ != before;
     }
 
     // Joins buckets until the table is no larger than `hints` hints need. REQUIRES: all live hints are judged by
@@ -211,8 +221,11 @@ class HintTable {
 
   private:
     static constexpr uint64_t kFirstBuckets = 8;
+    static constexpr uint64_t kSplitsAhead = 8;
+    static constexpr uint32_t kLaneCountMask = 15;
+    static constexpr uint64_t kMostOverflow = (1u << 28) - 1;  // what `next` can name
     struct Hint {
-        uint32_t fingerprint;
+        uint16_t fingerprint;
         uint32_t position;
     };
 
@@ -221,22 +234,23 @@ class HintTable {
         bucket.next = 0;
     }
 
-    uint64_t home_number(uint32_t fingerprint) const noexcept {
-        const uint64_t number = fingerprint & level_mask_;
-        return number < split_ ? (fingerprint & (level_mask_ * 2 + 1)) : number;
+    uint64_t home_number(uint64_t hash) const noexcept {
+        const uint64_t number = hash & level_mask_;
+        return number < split_ ? (hash & (level_mask_ * 2 + 1)) : number;
     }
 
     // Vacant lanes are the dead ones and those after the last that is in use: the lowest never skips one of these.
-    void put(HintBucket& bucket, uint32_t lane, uint32_t fingerprint, const LiveRange& live) noexcept {
-        const uint32_t added = lane == bucket.used;
-        bucket.used += added;
-        occupied_ += added;
+    void put(HintBucket& bucket, uint32_t lane, uint16_t fingerprint, const LiveRange& live) noexcept {
+        if (lane == bucket.used) {
+            bucket.used = bucket.used + 1;
+            ++occupied_;
+        }
         bucket.fingerprints[lane] = fingerprint;
         bucket.positions[lane] = static_cast<uint32_t>(live.tail);
     }
 
     // `point`, for ids whose home is full, has overflow buckets, or holds the fingerprint of another id.
-    ENGINE_NOINLINE uint32_t point_in_chain(HintBucket& home, uint32_t fingerprint, const IdView& ids,
+    ENGINE_NOINLINE uint32_t point_in_chain(HintBucket& home, uint16_t fingerprint, const IdView& ids,
                                             const LiveRange& live) {
         HintBucket* room = nullptr;
         HintBucket* bucket = &home;
@@ -266,12 +280,23 @@ class HintTable {
         return occupied_ > limit && live.tail - live.oldest > limit && bucket_count() <= 0x7fffffffull;
     }
 
-    bool split_next(const LiveRange& live) noexcept {
+    // A hint does not hold enough of the hash to say where it goes: the id in the ring does.
+    struct Hashes {
+        const IdView& ids;
+        const IdSeed& seed;
+        uint64_t mask;
+        const LiveRange& live;
+        uint64_t of(uint32_t position) const noexcept {
+            return hash_id(*ids.at(live.tail - live.age(position)), seed) & mask;
+        }
+    };
+
+    bool split_next(const Hashes& hashes) noexcept {
         HintBucket& source = pages_[split_];
         const uint64_t number = split_ + level_mask_ + 1;
         try {
             if (number >= pages_.capacity()) pages_.grow();
-            source.next ? split_chain(source, pages_[number], live) : split_bucket(source, pages_[number], live);
+            source.next ? split_chain(source, pages_[number], hashes) : split_bucket(source, pages_[number], hashes);
         } catch (const std::bad_alloc&) {
             return false;
         }
@@ -280,43 +305,57 @@ class HintTable {
             level_mask_ = level_mask_ * 2 + 1;
             split_ = 0;
         }
+        ask_for_split(hashes);
         return true;
     }
 
-    bool belongs_above(uint32_t fingerprint) const noexcept { return (fingerprint & (level_mask_ + 1)) != 0; }
+    // Asks for the bucket that is split some steps from now, and for the ids of one that is split sooner.
+    void ask_for_split(const Hashes& hashes) const noexcept {
+        const uint64_t later = (split_ + kSplitsAhead) & level_mask_, sooner = (split_ + kSplitsAhead / 2) & level_mask_;
+        prefetch_write(&pages_[later + level_mask_ + 1 < pages_.capacity() ? later + level_mask_ + 1 : later]);
+        prefetch_write(&pages_[later]);
+        const HintBucket& bucket = pages_[sooner];
+        uint32_t lanes = inspect(bucket, 0, hashes.live.newest32(), hashes.live.span32()).live;
+        for (; lanes; lanes &= lanes - 1)
+            prefetch_read(hashes.ids.at(hashes.live.tail - hashes.live.age(bucket.positions[lowest_bit(lanes)])));
+    }
+
+    bool belongs_above(uint64_t hash) const noexcept { return (hash & (level_mask_ + 1)) != 0; }
 
     // Which way a hint goes is a coin's toss: each is written to both buckets, and counted in one.
-    void split_bucket(HintBucket& source, HintBucket& above, const LiveRange& live) noexcept {
+    void split_bucket(HintBucket& source, HintBucket& above, const Hashes& hashes) noexcept {
         const HintBucket old = source;
-        const uint32_t live_lanes = inspect(old, 0, live.newest32(), live.span32()).live;
         uint32_t stay = 0, go = 0;
-        for (uint32_t lane = 0; lane < old.used; ++lane) {
-            const uint32_t is_live = (live_lanes >> lane) & 1, goes = belongs_above(old.fingerprints[lane]);
+        uint32_t lanes = inspect(old, 0, hashes.live.newest32(), hashes.live.span32()).live;
+        for (; lanes; lanes &= lanes - 1) {
+            const uint32_t lane = lowest_bit(lanes);
+            const uint32_t goes = belongs_above(hashes.of(old.positions[lane]));
             source.fingerprints[stay] = above.fingerprints[go] = old.fingerprints[lane];
             source.positions[stay] = above.positions[go] = old.positions[lane];
-            stay += is_live & (goes ^ 1);
-            go += is_live & goes;
+            stay += goes ^ 1;
+            go += goes;
         }
-        source.used = stay;
-        above.used = go;
+        source.used = stay & kLaneCountMask;
+        above.used = go & kLaneCountMask;
         above.next = 0;
         occupied_ -= old.used - stay - go;
     }
 
     // Throws before anything changed.
-    void split_chain(HintBucket& source, HintBucket& above, const LiveRange& live) {
-        gather(source, live, 0);
+    void split_chain(HintBucket& source, HintBucket& above, const Hashes& hashes) {
+        gather(source, hashes.live, 0);
         clear(source);
         clear(above);
         HintBucket* targets[2] = {&source, &above};
         for (const Hint& hint : scratch_) {
-            HintBucket*& target = targets[belongs_above(hint.fingerprint)];
+            HintBucket*& target = targets[belongs_above(hashes.of(hint.position))];
             target = write(target, hint);
         }
     }
 
     uint32_t take_overflow() {
         if (!free_overflow_) {
+            if (overflow_made_ == kMostOverflow) throw std::bad_alloc();
             if (overflow_made_ >= overflow_.capacity()) overflow_.grow();
             ++overflow_made_;
             free_overflow_ = static_cast<uint32_t>(overflow_made_);
@@ -378,7 +417,8 @@ class HintTable {
             bucket = &overflow_[bucket->next - 1];
         }
         bucket->fingerprints[bucket->used] = hint.fingerprint;
-        bucket->positions[bucket->used++] = hint.position;
+        bucket->positions[bucket->used] = hint.position;
+        bucket->used = bucket->used + 1;
         ++occupied_;
         return bucket;
     }

@@ -26,9 +26,9 @@ constexpr uint64_t kNowhere = ~0ull;
 
 class RecentKeys {
   public:
-    // `hint_bits` < 32 makes fingerprints collide: for tests.
+    // `hint_bits` < 32 makes hashes collide in the table: for tests.
     RecentKeys(IdSeed seed, uint64_t start, uint32_t chunk_bits, uint32_t hint_bits)
-        : seed_(seed), hint_mask_(hint_bits >= 32 ? ~0u : (1u << hint_bits) - 1), ring_(start, chunk_bits) {}
+        : seed_(seed), hash_mask_(hint_bits >= 32 ? ~0ull : (1ull << hint_bits) - 1), ring_(start, chunk_bits) {}
 
     const IdRing& ring() const noexcept { return ring_; }
     const HintTable& table() const noexcept { return table_; }
@@ -60,7 +60,7 @@ class RecentKeys {
     void unsight(uint32_t age, uint64_t oldest) noexcept {
         const uint64_t position = ring_.tail() - 1;
         const uint64_t previous = age ? position - age : oldest - 1;
-        table_.move(fingerprint(hash_id(*ring_.at(position), seed_)), position, previous);
+        table_.move(table_hash(*ring_.at(position)), position, previous);
         ring_.truncate(position);
     }
 
@@ -89,11 +89,11 @@ class RecentKeys {
         size_t count;
         uint64_t position;
         uint64_t splits;  // of the table when the homes were looked up
-        uint32_t fingerprints[kGroup];
+        uint64_t hashes[kGroup];
         HintBucket* homes[kGroup];
     };
 
-    uint32_t fingerprint(uint64_t hash) const noexcept { return static_cast<uint32_t>(hash) & hint_mask_; }
+    uint64_t table_hash(const Id& id) const noexcept { return hash_id(id, seed_) & hash_mask_; }
 
     // The group of the ids from number `first` on: fills their places in the ring and asks for their buckets.
     void fetch(const Source& source, size_t first, Group& group) const noexcept {
@@ -105,8 +105,8 @@ class RecentKeys {
             const size_t row = source.rows ? source.rows[first + i] : first + i;
             const Id id = load_id(source.ids + row * sizeof(Id));
             *view.at(group.position + i) = id;
-            group.fingerprints[i] = fingerprint(hash_id(id, seed_));
-            group.homes[i] = table_.home(group.fingerprints[i]);
+            group.hashes[i] = table_hash(id);
+            group.homes[i] = table_.home(group.hashes[i]);
             prefetch_write(group.homes[i]);
         }
     }
@@ -116,29 +116,29 @@ class RecentKeys {
         const IdView view = ring_.view();
         const LiveRange live{oldest, ring_.tail()};
         for (size_t i = 0; i < group.count; ++i)
-            table_.prefetch_answer(*group.homes[i], group.fingerprints[i], view, live);
+            table_.prefetch_answer(*group.homes[i], HintTable::fingerprint(group.hashes[i]), view, live);
     }
 
     void point(Group& group, uint64_t oldest, uint32_t* ages) {
         // Homes that moved are near those that were asked for, or new and still in the cache.
         if (group.splits != table_.splits())
-            for (size_t i = 0; i < group.count; ++i) group.homes[i] = table_.home(group.fingerprints[i]);
+            for (size_t i = 0; i < group.count; ++i) group.homes[i] = table_.home(group.hashes[i]);
         const IdView view = ring_.view();
         size_t done = 0;
         try {
             for (; done < group.count; ++done)
-                ages[done] = table_.point(*group.homes[done], group.fingerprints[done], view,
+                ages[done] = table_.point(*group.homes[done], HintTable::fingerprint(group.hashes[done]), view,
                                           LiveRange{oldest, group.position + done});
         } catch (...) {
             ring_.advance(done);
             throw;
         }
         ring_.advance(done);
-        table_.grow(done, LiveRange{oldest, ring_.tail()});
+        table_.grow(done, view, seed_, hash_mask_, LiveRange{oldest, ring_.tail()});
     }
 
     IdSeed seed_;
-    uint32_t hint_mask_;
+    uint64_t hash_mask_;
     IdRing ring_;
     HintTable table_;
 };
