@@ -140,11 +140,22 @@ struct LiveRange {
     uint32_t age(uint32_t position) const noexcept { return static_cast<uint32_t>(tail) - position; }
 };
 
+// The hashes of the ids that live hints point to.
+struct Hashes {
+    const IdView& ids;
+    const IdSeed& seed;
+    uint64_t mask;
+    const LiveRange& live;
+    uint64_t of(uint32_t position) const noexcept {
+        return hash_id(*ids.at(live.tail - live.age(position)), seed) & mask;
+    }
+};
+
 class HintTable {
   public:
-    // Hints a bucket that the table aims at: few enough that few buckets overflow, although with linear hashing those
+    // How many hints so many buckets are for: few enough that few buckets overflow, although with linear hashing those
     // that are not split yet hold twice as many as those that are.
-    static constexpr uint64_t kFill = 5;
+    static constexpr uint64_t hints_for(uint64_t buckets) noexcept { return buckets * 9 / 2; }
 
     HintTable() {
         pages_.grow();
@@ -157,42 +168,50 @@ class HintTable {
     uint64_t splits() const noexcept { return splits_; }
     size_t bytes() const noexcept { return static_cast<size_t>(bucket_count() + overflow_made_) * sizeof(HintBucket); }
 
-    // The home of a hash. Buckets stay where they are; which one is the home changes when the table grows.
-    HintBucket* home(uint64_t hash) const noexcept { return &pages_[home_number(hash)]; }
-
-    // Independent of the home.
-    static uint16_t fingerprint(uint64_t hash) noexcept { return static_cast<uint16_t>(hash >> 32); }
+    // Where the hint of a hash is, and as what. Buckets stay where they are; which one is the home changes as the table
+    // grows.
+    struct Home {
+        HintBucket* bucket;
+        uint16_t fingerprint;
+    };
+    Home home(uint64_t hash) const noexcept {
+        const uint64_t number = hash & level_mask_;
+        const bool is_split = number < split_;
+        return {&pages_[is_split ? hash & (level_mask_ * 2 + 1) : number], fingerprint(hash, level_ + is_split)};
+    }
 
     // Once the home is near: asks for its first overflow bucket, and for the id that its matching hint points to.
-    void prefetch_answer(const HintBucket& home, uint16_t fingerprint, const IdView& ids,
-                         const LiveRange& live) const noexcept {
-        if (home.next) prefetch_write(&overflow_[home.next - 1]);
-        const uint32_t matching = inspect(home, fingerprint, live.newest32(), live.span32()).matching();
-        if (matching) prefetch_read(ids.at(live.tail - live.age(home.positions[lowest_bit(matching)])));
+    void prefetch_answer(const Home& home, const IdView& ids, const LiveRange& live) const noexcept {
+        const HintBucket& bucket = *home.bucket;
+        if (bucket.next) prefetch_write(&overflow_[bucket.next - 1]);
+        const uint32_t matching = inspect(bucket, home.fingerprint, live.newest32(), live.span32()).matching();
+        if (matching) prefetch_read(ids.at(live.tail - live.age(bucket.positions[lowest_bit(matching)])));
     }
 
     // Makes the hint of the id at `live.tail` point there, adding one if there is none; returns the age of the position
     // that it pointed to, or 0. Never overwrites the live hint of another id.
-    uint32_t point(HintBucket& home, uint16_t fingerprint, const IdView& ids, const LiveRange& live) {
-        const Lanes lanes = inspect(home, fingerprint, live.newest32(), live.span32());
+    uint32_t point(const Home& home, const IdView& ids, const LiveRange& live) {
+        HintBucket& bucket = *home.bucket;
+        const Lanes lanes = inspect(bucket, home.fingerprint, live.newest32(), live.span32());
         if (lanes.matching()) {
             const uint32_t lane = lowest_bit(lanes.matching());
-            const uint32_t age = live.age(home.positions[lane]);
+            const uint32_t age = live.age(bucket.positions[lane]);
             if (*ids.at(live.tail - age) == *ids.at(live.tail)) {
-                home.positions[lane] = static_cast<uint32_t>(live.tail);
+                bucket.positions[lane] = static_cast<uint32_t>(live.tail);
                 return age;
             }
-        } else if (!home.next && lanes.vacant()) {
-            put(home, lowest_bit(lanes.vacant()), fingerprint, live);
+        } else if (!bucket.next && lanes.vacant()) {
+            put(bucket, lowest_bit(lanes.vacant()), home.fingerprint, live);
             return 0;
         }
-        return point_in_chain(home, fingerprint, ids, live);
+        return point_in_chain(home, ids, live);
     }
 
     // Makes the hint that points to `position` point to `target` instead, if there is one.
     void move(uint64_t hash, uint64_t position, uint64_t target) noexcept {
-        for (HintBucket* bucket = home(hash);; bucket = &overflow_[bucket->next - 1]) {
-            for (uint32_t mask = inspect(*bucket, fingerprint(hash), 0, 0).equal; mask; mask &= mask - 1) {
+        const Home place = home(hash);
+        for (HintBucket* bucket = place.bucket;; bucket = &overflow_[bucket->next - 1]) {
+            for (uint32_t mask = inspect(*bucket, place.fingerprint, 0, 0).equal; mask; mask &= mask - 1) {
                 uint32_t& hint = bucket->positions[lowest_bit(mask)];
                 if (hint != static_cast<uint32_t>(position)) continue;
                 hint = static_cast<uint32_t>(target);
@@ -204,17 +223,16 @@ class HintTable {
 
     // Splits up to `steps` buckets while there are more hints than the table wants. Skips it when memory is short: that
     // costs time only.
-    void grow(uint64_t steps, const IdView& ids, const IdSeed& seed, uint64_t hash_mask,
-              const LiveRange& live) noexcept {
-        while (steps-- > 0 && wants_to_grow(live) && split_next(Hashes{ids, seed, hash_mask, live})) {
+    void grow(uint64_t steps, const Hashes& hashes) noexcept {
+        while (steps-- > 0 && wants_to_grow(hashes.live) && split_next(hashes)) {
         }
     }
 
     // Joins buckets until the table is no larger than `hints` hints need. REQUIRES: all live hints are judged by
-    // `live`.
-    void shrink_to(uint64_t hints, const LiveRange& live) noexcept {
-        while (level_mask_ + split_ >= kFirstBuckets && (bucket_count() - 1) * kFill > hints) {
-            if (!join_last(live)) break;
+    // `hashes.live`.
+    void shrink_to(uint64_t hints, const Hashes& hashes) noexcept {
+        while (level_mask_ + split_ >= kFirstBuckets && hints_for(bucket_count() - 1) > hints) {
+            if (!join_last(hashes)) break;
         }
         pages_.shrink(bucket_count());
     }
@@ -234,10 +252,17 @@ class HintTable {
         bucket.next = 0;
     }
 
-    uint64_t home_number(uint64_t hash) const noexcept {
-        const uint64_t number = hash & level_mask_;
-        return number < split_ ? (hash & (level_mask_ * 2 + 1)) : number;
+    // The number of a bucket is the low `depth` bits of its hashes. A fingerprint has the top 8 bits of the hash, which do
+    // not depend on that, and the byte of it that holds bit `depth`: which way the hint goes when its bucket is split.
+    // So only a split that steps into another byte has to read the ids.
+    static uint16_t fingerprint(uint64_t hash, uint32_t depth) noexcept {
+        return static_cast<uint16_t>(((hash >> (depth & ~7u)) & 0xff) << 8 | hash >> 56);
     }
+    static uint32_t goes_above(uint16_t fingerprint, uint32_t depth) noexcept {
+        return (fingerprint >> (8 + (depth & 7))) & 1;
+    }
+    // Whether fingerprints of buckets of this depth and of the next are different.
+    static bool steps_over(uint32_t depth) noexcept { return (depth & 7) == 7; }
 
     // Vacant lanes are the dead ones and those after the last that is in use: the lowest never skips one of these.
     void put(HintBucket& bucket, uint32_t lane, uint16_t fingerprint, const LiveRange& live) noexcept {
@@ -250,10 +275,10 @@ class HintTable {
     }
 
     // `point`, for ids whose home is full, has overflow buckets, or holds the fingerprint of another id.
-    ENGINE_NOINLINE uint32_t point_in_chain(HintBucket& home, uint16_t fingerprint, const IdView& ids,
-                                            const LiveRange& live) {
+    ENGINE_NOINLINE uint32_t point_in_chain(const Home& home, const IdView& ids, const LiveRange& live) {
+        const uint16_t fingerprint = home.fingerprint;
         HintBucket* room = nullptr;
-        HintBucket* bucket = &home;
+        HintBucket* bucket = home.bucket;
         for (;; bucket = &overflow_[bucket->next - 1]) {
             const Lanes lanes = inspect(*bucket, fingerprint, live.newest32(), live.span32());
             for (uint32_t mask = lanes.matching(); mask; mask &= mask - 1) {
@@ -276,20 +301,9 @@ class HintTable {
     }
 
     bool wants_to_grow(const LiveRange& live) const noexcept {
-        const uint64_t limit = bucket_count() * kFill;
+        const uint64_t limit = hints_for(bucket_count());
         return occupied_ > limit && live.tail - live.oldest > limit && bucket_count() <= 0x7fffffffull;
     }
-
-    // A hint does not hold enough of the hash to say where it goes: the id in the ring does.
-    struct Hashes {
-        const IdView& ids;
-        const IdSeed& seed;
-        uint64_t mask;
-        const LiveRange& live;
-        uint64_t of(uint32_t position) const noexcept {
-            return hash_id(*ids.at(live.tail - live.age(position)), seed) & mask;
-        }
-    };
 
     bool split_next(const Hashes& hashes) noexcept {
         HintBucket& source = pages_[split_];
@@ -303,24 +317,20 @@ class HintTable {
         ++splits_;
         if (++split_ > level_mask_) {
             level_mask_ = level_mask_ * 2 + 1;
+            ++level_;
             split_ = 0;
         }
-        ask_for_split(hashes);
+        if (steps_over(level_)) ask_for_split(hashes);
         return true;
     }
 
-    // Asks for the bucket that is split some steps from now, and for the ids of one that is split sooner.
+    // Asks for the ids of a bucket that is split some steps from now; the buckets come in order, which the machine sees.
     void ask_for_split(const Hashes& hashes) const noexcept {
-        const uint64_t later = (split_ + kSplitsAhead) & level_mask_, sooner = (split_ + kSplitsAhead / 2) & level_mask_;
-        prefetch_write(&pages_[later + level_mask_ + 1 < pages_.capacity() ? later + level_mask_ + 1 : later]);
-        prefetch_write(&pages_[later]);
-        const HintBucket& bucket = pages_[sooner];
+        const HintBucket& bucket = pages_[(split_ + kSplitsAhead) & level_mask_];
         uint32_t lanes = inspect(bucket, 0, hashes.live.newest32(), hashes.live.span32()).live;
         for (; lanes; lanes &= lanes - 1)
             prefetch_read(hashes.ids.at(hashes.live.tail - hashes.live.age(bucket.positions[lowest_bit(lanes)])));
     }
-
-    bool belongs_above(uint64_t hash) const noexcept { return (hash & (level_mask_ + 1)) != 0; }
 
     // Which way a hint goes is a coin's toss: each is written to both buckets, and counted in one.
     void split_bucket(HintBucket& source, HintBucket& above, const Hashes& hashes) noexcept {
@@ -328,10 +338,12 @@ class HintTable {
         uint32_t stay = 0, go = 0;
         uint32_t lanes = inspect(old, 0, hashes.live.newest32(), hashes.live.span32()).live;
         for (; lanes; lanes &= lanes - 1) {
-            const uint32_t lane = lowest_bit(lanes);
-            const uint32_t goes = belongs_above(hashes.of(old.positions[lane]));
-            source.fingerprints[stay] = above.fingerprints[go] = old.fingerprints[lane];
-            source.positions[stay] = above.positions[go] = old.positions[lane];
+            const uint32_t lane = lowest_bit(lanes), position = old.positions[lane];
+            uint16_t hint = old.fingerprints[lane];
+            const uint32_t goes = goes_above(hint, level_);
+            if (steps_over(level_)) hint = fingerprint(hashes.of(position), level_ + 1);
+            source.fingerprints[stay] = above.fingerprints[go] = hint;
+            source.positions[stay] = above.positions[go] = position;
             stay += goes ^ 1;
             go += goes;
         }
@@ -347,8 +359,9 @@ class HintTable {
         clear(source);
         clear(above);
         HintBucket* targets[2] = {&source, &above};
-        for (const Hint& hint : scratch_) {
-            HintBucket*& target = targets[belongs_above(hashes.of(hint.position))];
+        for (Hint& hint : scratch_) {
+            HintBucket*& target = targets[goes_above(hint.fingerprint, level_)];
+            if (steps_over(level_)) hint.fingerprint = fingerprint(hashes.of(hint.position), level_ + 1);
             target = write(target, hint);
         }
     }
@@ -423,10 +436,11 @@ class HintTable {
         return bucket;
     }
 
-    bool join_last(const LiveRange& live) noexcept {
+    bool join_last(const Hashes& hashes) noexcept {
         const bool halve = split_ == 0;
         const uint64_t mask = halve ? level_mask_ / 2 : level_mask_;
         const uint64_t target = halve ? mask : split_ - 1;
+        const uint32_t depth = halve ? level_ - 1 : level_;
         HintBucket& into = pages_[target];
         HintBucket& from = pages_[target + mask + 1];
         try {
@@ -435,25 +449,30 @@ class HintTable {
             for (const HintBucket* first : {&into, &from})
                 for (uint32_t link = first->next; link; link = overflow_[link - 1].next) lanes += kLanes;
             scratch_.reserve(lanes);
-            gather(into, live, 0);
-            gather(from, live, scratch_.size());
+            gather(into, hashes.live, 0);
+            gather(from, hashes.live, scratch_.size());
         } catch (const std::bad_alloc&) {
             return false;
         }
         clear(into);
         clear(from);
         level_mask_ = mask;
+        level_ = depth;
         split_ = target;
         HintBucket* last = &into;
-        for (const Hint& hint : scratch_) last = write(last, hint);
+        for (Hint& hint : scratch_) {
+            if (steps_over(depth)) hint.fingerprint = fingerprint(hashes.of(hint.position), depth);
+            last = write(last, hint);
+        }
         return true;
     }
 
     BucketPages pages_;
     BucketPages overflow_;
     std::vector<Hint> scratch_;
-    uint64_t level_mask_ = kFirstBuckets - 1;  // 2^L - 1
-    uint64_t split_ = 0;                       // buckets [0, split) are split by bit L
+    uint32_t level_ = 3;
+    uint64_t level_mask_ = kFirstBuckets - 1;  // 2^level - 1
+    uint64_t split_ = 0;                       // buckets [0, split) are split by bit `level`
     uint64_t occupied_ = 0;                    // lanes in use, live or not
     uint64_t overflow_made_ = 0;
     uint64_t overflow_used_ = 0;

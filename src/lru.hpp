@@ -70,8 +70,10 @@ class RecentKeys {
     // Lets the table shrink when it is more than twice as large as the ring needs it.
     void shrink_table() noexcept {
         const uint64_t keys = ring_.tail() - ring_.head();
-        if (table_.bucket_count() * HintTable::kFill > 2 * keys)
-            table_.shrink_to(keys + keys / 4, LiveRange{ring_.head(), ring_.tail()});
+        if (HintTable::hints_for(table_.bucket_count()) <= 2 * keys) return;
+        const LiveRange live{ring_.head(), ring_.tail()};
+        const IdView view = ring_.view();
+        table_.shrink_to(keys + keys / 4, Hashes{view, seed_, hash_mask_, live});
     }
 
   private:
@@ -90,7 +92,7 @@ class RecentKeys {
         uint64_t position;
         uint64_t splits;  // of the table when the homes were looked up
         uint64_t hashes[kGroup];
-        HintBucket* homes[kGroup];
+        HintTable::Home homes[kGroup];
     };
 
     uint64_t table_hash(const Id& id) const noexcept { return hash_id(id, seed_) & hash_mask_; }
@@ -107,7 +109,7 @@ class RecentKeys {
             *view.at(group.position + i) = id;
             group.hashes[i] = table_hash(id);
             group.homes[i] = table_.home(group.hashes[i]);
-            prefetch_write(group.homes[i]);
+            prefetch_write(group.homes[i].bucket);
         }
     }
 
@@ -116,7 +118,7 @@ class RecentKeys {
         const IdView view = ring_.view();
         const LiveRange live{oldest, ring_.tail()};
         for (size_t i = 0; i < group.count; ++i)
-            table_.prefetch_answer(*group.homes[i], HintTable::fingerprint(group.hashes[i]), view, live);
+            table_.prefetch_answer(group.homes[i], view, live);
     }
 
     void point(Group& group, uint64_t oldest, uint32_t* ages) {
@@ -127,14 +129,14 @@ class RecentKeys {
         size_t done = 0;
         try {
             for (; done < group.count; ++done)
-                ages[done] = table_.point(*group.homes[done], HintTable::fingerprint(group.hashes[done]), view,
-                                          LiveRange{oldest, group.position + done});
+                ages[done] = table_.point(group.homes[done], view, LiveRange{oldest, group.position + done});
         } catch (...) {
             ring_.advance(done);
             throw;
         }
         ring_.advance(done);
-        table_.grow(done, view, seed_, hash_mask_, LiveRange{oldest, ring_.tail()});
+        const LiveRange live{oldest, ring_.tail()};
+        table_.grow(done, Hashes{view, seed_, hash_mask_, live});
     }
 
     IdSeed seed_;

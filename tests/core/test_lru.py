@@ -84,8 +84,27 @@ def test_the_table_grows_one_bucket_at_a_time():
         assert after[2] - before[2] in (0, 1)
         assert after[0] == before[0] + after[2] - before[2]
         before = after
-    assert before[0] * 5 >= 4_900
+    assert before[0] * 4.5 >= 4_900
     assert before[1] < before[0] * 0.1
+
+
+def test_every_key_survives_growing_and_shrinking():
+    """Through sizes at which hints take other bits of the hash: 2**8 and 2**16 buckets."""
+    seed = np.random.default_rng(5).integers(0, 2**64, (400_000, 2), dtype=np.uint64)
+    ids = seed.tobytes()
+    keys = RecentKeys(SEED)
+    assert set(np.frombuffer(keys.sight(ids), np.uint64)) == {NOWHERE}
+    assert keys.buckets[0] > 2**16
+    again = np.frombuffer(keys.sight(ids), np.uint64)
+    assert (again == np.arange(400_000)).all()
+    for kept in (250_000, 1_500, 300):
+        keys.forget_below(keys.tail - kept, shrink=True)
+        known = np.frombuffer(keys.sight(ids[-16 * kept :]), np.uint64)
+        assert (known == np.arange(keys.tail - 2 * kept, keys.tail - kept)).all()
+    assert keys.buckets[0] < 2**8
+    for previous in reversed(known.tolist()):
+        keys.unsight(previous)
+    assert (np.frombuffer(keys.sight(ids[-16 * 300 :]), np.uint64) == known).all()
 
 
 def test_a_sliding_window_keeps_its_size():
