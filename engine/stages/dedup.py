@@ -17,7 +17,7 @@ from engine.batch import Batch
 from engine.errors import PipelineError, StateError, missing_column
 from engine.stage import StageState, Surroundings
 from engine.stages.hash_partitioner import column_indices
-from engine.stages.key_window import KeyWindow
+from engine.stages.key_window import KeyWindow, chunk_ids_of
 
 __all__ = ["Dedup"]
 
@@ -98,7 +98,7 @@ class DedupTransform:
             durable=surroundings.durable,
             background=surroundings.background,
             instrument=surroundings.instrument,
-            chunk_ids=_chunk_ids(surroundings.memory_bytes),
+            chunk_ids=chunk_ids_of(surroundings.memory_bytes),
         )
 
     async def process(self, batch: Batch) -> list[Batch]:
@@ -144,9 +144,3 @@ class DedupTransform:
     async def close(self) -> None:
         """Release memory and files. What the background does for the window ends first."""
         await self._surroundings.offload(self._window.close)
-
-
-def _chunk_ids(memory_bytes: int) -> int:
-    """At most 65,536, and so few that a small budget holds several chunks: a key takes about 32 bytes."""
-    fitting = memory_bytes // (32 * 8)
-    return max(1_024, min(65_536, 1 << (fitting.bit_length() - 1)))

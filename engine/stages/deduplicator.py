@@ -30,7 +30,7 @@ from engine._core.crc32c import crc32c
 from engine.background import BackgroundThread
 from engine.byte_size import ByteSize, parse_bytes
 from engine.errors import CorruptState, InputError, PipelineError, StateError, missing_column
-from engine.stages.key_window import KeyWindow, WindowState, WindowStatistics
+from engine.stages.key_window import KeyWindow, WindowState, WindowStatistics, chunk_ids_of
 from engine.storage import Storage, random_id
 
 __all__ = ["Deduplicated", "Deduplicator"]
@@ -132,6 +132,7 @@ class Deduplicator:
             durable=False,
             background=self._background,
             filters_on_top=True,
+            chunk_ids=chunk_ids_of(self._memory_bytes),
         )
 
     @_in_turn

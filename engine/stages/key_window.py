@@ -37,7 +37,7 @@ from engine.storage import Storage
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["KeyWindow", "Probe", "WindowState", "WindowStatistics"]
+__all__ = ["KeyWindow", "Probe", "WindowState", "WindowStatistics", "chunk_ids_of"]
 
 WindowState = dict[str, Any]
 """A JSON-able description of a window: counters, marks, and the names of the files that hold its ids."""
@@ -59,6 +59,12 @@ _FILTER_SHARE = 3 / 8
 
 _FORMAT = 1
 _OUR_FILES = re.compile(r"ids-\d{20}\.log|run-\d{20}-\d{20}\.ids(\.tmp)?")
+
+
+def chunk_ids_of(memory_bytes: int) -> int:
+    """Ids a chunk for a budget: 131,072 are 2 MiB, a huge page; fewer, so that a small budget holds several chunks."""
+    fitting = memory_bytes // (32 * 8)  # a key takes about 32 bytes
+    return max(1_024, min(131_072, 1 << max(0, fitting.bit_length() - 1)))
 
 
 @dataclass(frozen=True, slots=True)
