@@ -20,17 +20,7 @@
 #include "huge_page.hpp"
 #include "id_ring.hpp"
 #include "prefetch.hpp"
-
-#if defined(__SSE2__) || defined(_M_X64)
-#define ENGINE_HINTS_SSE2 1
-#include <emmintrin.h>
-#endif
-#if defined(_MSC_VER)
-#include <intrin.h>
-#define ENGINE_NOINLINE __declspec(noinline)
-#else
-#define ENGINE_NOINLINE __attribute__((noinline))
-#endif
+#include "simd.hpp"
 
 namespace engine {
 
@@ -43,6 +33,9 @@ inline uint32_t lowest_bit(uint32_t mask) noexcept {
     return static_cast<uint32_t>(__builtin_ctz(mask));
 #endif
 }
+
+// A choice by masks: compilers turn a conditional one into a branch.
+inline uint32_t all_bits_if(bool condition) noexcept { return 0u - static_cast<uint32_t>(condition); }
 
 constexpr uint32_t kLanes = 10;
 
@@ -62,7 +55,7 @@ struct Lanes {
     uint32_t vacant() const noexcept { return ~live & ((1u << kLanes) - 1); }
 };
 
-#ifdef ENGINE_HINTS_SSE2
+#ifdef ENGINE_X86
 // Four positions each: all bits set where the age is below the limit, both with their sign bits turned over.
 inline __m128i younger(__m128i positions, __m128i from, __m128i limit) noexcept {
     return _mm_cmplt_epi32(_mm_sub_epi32(from, positions), limit);
@@ -71,7 +64,7 @@ inline __m128i younger(__m128i positions, __m128i from, __m128i limit) noexcept 
 
 inline Lanes inspect(const HintBucket& bucket, uint16_t fingerprint, uint32_t newest, uint32_t span) noexcept {
     const uint32_t used = (1u << bucket.used) - 1;
-#ifdef ENGINE_HINTS_SSE2
+#ifdef ENGINE_X86
     // The second half of the fingerprints is read together with what follows them: only its lowest lanes count.
     const __m128i* fingerprints = reinterpret_cast<const __m128i*>(bucket.fingerprints);
     const __m128i wanted = _mm_set1_epi16(static_cast<short>(fingerprint));
@@ -95,6 +88,29 @@ inline Lanes inspect(const HintBucket& bucket, uint16_t fingerprint, uint32_t ne
     return {equal & used, live & used};
 #endif
 }
+
+// The same, for loops that are compiled for a level.
+struct PlainLanes {
+    static Lanes inspect(const HintBucket& bucket, uint16_t fingerprint, uint32_t newest, uint32_t span) noexcept {
+        return engine::inspect(bucket, fingerprint, newest, span);
+    }
+};
+
+#ifdef ENGINE_X86
+// The whole line at once.
+struct WideLanes {
+    ENGINE_AVX512 static inline Lanes inspect(const HintBucket& bucket, uint16_t fingerprint, uint32_t newest,
+                                              uint32_t span) noexcept {
+        const uint32_t used = (1u << bucket.used) - 1;
+        const __m512i line = _mm512_load_si512(&bucket);
+        const __m512i age = _mm512_sub_epi32(_mm512_set1_epi32(static_cast<int>(newest)), line);
+        const uint32_t equal = _mm512_cmpeq_epi16_mask(line, _mm512_set1_epi16(static_cast<short>(fingerprint)));
+        const uint32_t live = _mm512_cmplt_epu32_mask(age, _mm512_set1_epi32(static_cast<int>(span)));
+        return {equal & used, (live >> kFirstPosition) & used};
+    }
+    static constexpr uint32_t kFirstPosition = offsetof(HintBucket, positions) / sizeof(uint32_t);
+};
+#endif
 
 // Fixed pages of buckets: growing never moves a bucket.
 class BucketPages {
@@ -180,29 +196,33 @@ class HintTable {
         return {&pages_[is_split ? hash & (level_mask_ * 2 + 1) : number], fingerprint(hash, level_ + is_split)};
     }
 
-    // Once the home is near: asks for its first overflow bucket, and for the id that its matching hint points to.
-    void prefetch_answer(const Home& home, const IdView& ids, const LiveRange& live) const noexcept {
+    // Once the home is near: asks for its first overflow bucket, and for the id that its matching hint points to, or,
+    // where none matches, for the ring's end.
+    template <class Level>
+    ENGINE_INLINE void prefetch_answer(const Home& home, const IdView& ids, const LiveRange& live) const noexcept {
         const HintBucket& bucket = *home.bucket;
         if (bucket.next) prefetch_write(&overflow_[bucket.next - 1]);
-        const uint32_t matching = inspect(bucket, home.fingerprint, live.newest32(), live.span32()).matching();
-        if (matching) prefetch_read(ids.at(live.tail - live.age(bucket.positions[lowest_bit(matching)])));
+        const uint32_t matching = Level::inspect(bucket, home.fingerprint, live.newest32(), live.span32()).matching();
+        const uint32_t lane = lowest_bit(matching | 1u << (kLanes - 1));
+        prefetch_read(ids.at(live.tail - (live.age(bucket.positions[lane]) & all_bits_if(matching != 0))));
     }
 
     // Makes the hint of the id at `live.tail` point there, adding one if there is none; returns the age of the position
-    // that it pointed to, or 0. Never overwrites the live hint of another id.
-    uint32_t point(const Home& home, const IdView& ids, const LiveRange& live) {
+    // that it pointed to, or 0. `id` is that id. Never overwrites the live hint of another. Nobody can foretell whether an
+    // id is known: both cases write one lane, by the same instructions, and an unknown id is compared with itself.
+    template <class Level>
+    ENGINE_INLINE uint32_t point(const Home& home, const IdView& ids, const LiveRange& live, const Id& id) {
         HintBucket& bucket = *home.bucket;
-        const Lanes lanes = inspect(bucket, home.fingerprint, live.newest32(), live.span32());
-        if (lanes.matching()) {
-            const uint32_t lane = lowest_bit(lanes.matching());
-            const uint32_t age = live.age(bucket.positions[lane]);
-            if (*ids.at(live.tail - age) == *ids.at(live.tail)) {
-                bucket.positions[lane] = static_cast<uint32_t>(live.tail);
+        const Lanes lanes = Level::inspect(bucket, home.fingerprint, live.newest32(), live.span32());
+        const uint32_t known = all_bits_if(lanes.matching() != 0);
+        const uint32_t candidates = (lanes.matching() & known) | (lanes.vacant() & ~known);
+        if ((candidates != 0) & ((known | (bucket.next == 0)) != 0)) {
+            const uint32_t lane = lowest_bit(candidates);
+            const uint32_t age = live.age(bucket.positions[lane]) & known;
+            if (*ids.at(live.tail - age) == id) {
+                put(bucket, lane, home.fingerprint, live);
                 return age;
             }
-        } else if (!bucket.next && lanes.vacant()) {
-            put(bucket, lowest_bit(lanes.vacant()), home.fingerprint, live);
-            return 0;
         }
         return point_in_chain(home, ids, live);
     }
@@ -266,16 +286,15 @@ class HintTable {
 
     // Vacant lanes are the dead ones and those after the last that is in use: the lowest never skips one of these.
     void put(HintBucket& bucket, uint32_t lane, uint16_t fingerprint, const LiveRange& live) noexcept {
-        if (lane == bucket.used) {
-            bucket.used = bucket.used + 1;
-            ++occupied_;
-        }
+        const uint32_t added = lane == bucket.used;
+        bucket.used = (bucket.used + added) & kLaneCountMask;
+        occupied_ += added;
         bucket.fingerprints[lane] = fingerprint;
         bucket.positions[lane] = static_cast<uint32_t>(live.tail);
     }
 
     // `point`, for ids whose home is full, has overflow buckets, or holds the fingerprint of another id.
-    ENGINE_NOINLINE uint32_t point_in_chain(const Home& home, const IdView& ids, const LiveRange& live) {
+    ENGINE_APART uint32_t point_in_chain(const Home& home, const IdView& ids, const LiveRange& live) {
         const uint16_t fingerprint = home.fingerprint;
         HintBucket* room = nullptr;
         HintBucket* bucket = home.bucket;

@@ -31,6 +31,18 @@ class IdView {
         return chunks_[(position >> chunk_bits_) & directory_mask_] + place;
     }
 
+    // Fills `count` places in a row.
+    void write(uint64_t position, const Id* ids, size_t count) const noexcept {
+        while (count) {
+            const uint64_t left = (uint64_t{1} << chunk_bits_) - (position & ((uint64_t{1} << chunk_bits_) - 1));
+            const size_t step = count < left ? count : static_cast<size_t>(left);
+            std::memcpy(at(position), ids, step * sizeof(Id));
+            position += step;
+            ids += step;
+            count -= step;
+        }
+    }
+
   private:
     Id* const* chunks_;
     uint64_t directory_mask_;

@@ -45,15 +45,8 @@ class RecentKeys {
     // in [oldest, its position). The ids lie 16 bytes apart at `ids`: all of them, or those with the numbers in `rows`.
     // REQUIRES: reserved.
     void sight(const uint8_t* ids, const uint32_t* rows, size_t count, uint64_t oldest, uint32_t* ages) {
-        Group groups[3];
-        const Source source{ids, rows, count, ring_.tail()};
-        fetch(source, 0, groups[0]);
-        fetch(source, kGroup, groups[1]);
-        for (size_t first = 0, turn = 0; first < count; first += kGroup, turn = (turn + 1) % 3) {
-            fetch(source, first + 2 * kGroup, groups[(turn + 2) % 3]);
-            ask(groups[(turn + 1) % 3], oldest);
-            point(groups[turn], oldest, ages + first);
-        }
+        static const SightLoop loop = loop_of(simd_level());
+        loop(*this, Source{ids, rows, count, ring_.tail()}, oldest, ages);
     }
 
     // Takes the last sighting back; `age` is what it was given.
@@ -91,14 +84,46 @@ class RecentKeys {
         size_t count;
         uint64_t position;
         uint64_t splits;  // of the table when the homes were looked up
+        Id ids[kGroup];
         uint64_t hashes[kGroup];
         HintTable::Home homes[kGroup];
     };
 
+    using SightLoop = void (*)(RecentKeys&, const Source&, uint64_t oldest, uint32_t* ages);
+
+    static SightLoop loop_of(SimdLevel level) noexcept {
+#ifdef ENGINE_X86
+        if (level == SimdLevel::avx512) return sight_avx512;
+#endif
+        static_cast<void>(level);
+        return sight_plain;
+    }
+
+    static void sight_plain(RecentKeys& keys, const Source& source, uint64_t oldest, uint32_t* ages) {
+        keys.sight_groups<PlainLanes>(source, oldest, ages);
+    }
+#ifdef ENGINE_X86
+    ENGINE_AVX512 static void sight_avx512(RecentKeys& keys, const Source& source, uint64_t oldest, uint32_t* ages) {
+        keys.sight_groups<WideLanes>(source, oldest, ages);
+    }
+#endif
+
+    template <class Level>
+    ENGINE_INLINE void sight_groups(const Source& source, uint64_t oldest, uint32_t* ages) {
+        Group groups[3];
+        fetch(source, 0, groups[0]);
+        fetch(source, kGroup, groups[1]);
+        for (size_t first = 0, turn = 0; first < source.count; first += kGroup, turn = (turn + 1) % 3) {
+            fetch(source, first + 2 * kGroup, groups[(turn + 2) % 3]);
+            ask<Level>(groups[(turn + 1) % 3], oldest);
+            point<Level>(groups[turn], oldest, ages + first);
+        }
+    }
+
     uint64_t table_hash(const Id& id) const noexcept { return hash_id(id, seed_) & hash_mask_; }
 
     // The group of the ids from number `first` on: fills their places in the ring and asks for their buckets.
-    void fetch(const Source& source, size_t first, Group& group) const noexcept {
+    ENGINE_INLINE void fetch(const Source& source, size_t first, Group& group) const noexcept {
         group.count = first < source.count ? std::min(kGroup, source.count - first) : 0;
         group.position = source.position + first;
         group.splits = table_.splits();
@@ -106,22 +131,25 @@ class RecentKeys {
         for (size_t i = 0; i < group.count; ++i) {
             const size_t row = source.rows ? source.rows[first + i] : first + i;
             const Id id = load_id(source.ids + row * sizeof(Id));
-            *view.at(group.position + i) = id;
+            group.ids[i] = id;
             group.hashes[i] = table_hash(id);
             group.homes[i] = table_.home(group.hashes[i]);
             prefetch_write(group.homes[i].bucket);
         }
+        view.write(group.position, group.ids, group.count);
     }
 
     // Asks for what the buckets of the group point to.
-    void ask(const Group& group, uint64_t oldest) const noexcept {
+    template <class Level>
+    ENGINE_INLINE void ask(const Group& group, uint64_t oldest) const noexcept {
         const IdView view = ring_.view();
         const LiveRange live{oldest, ring_.tail()};
         for (size_t i = 0; i < group.count; ++i)
-            table_.prefetch_answer(group.homes[i], view, live);
+            table_.prefetch_answer<Level>(group.homes[i], view, live);
     }
 
-    void point(Group& group, uint64_t oldest, uint32_t* ages) {
+    template <class Level>
+    ENGINE_INLINE void point(Group& group, uint64_t oldest, uint32_t* ages) {
         // Homes that moved are near those that were asked for, or new and still in the cache.
         if (group.splits != table_.splits())
             for (size_t i = 0; i < group.count; ++i) group.homes[i] = table_.home(group.hashes[i]);
@@ -129,7 +157,7 @@ class RecentKeys {
         size_t done = 0;
         try {
             for (; done < group.count; ++done)
-                ages[done] = table_.point(group.homes[done], view, LiveRange{oldest, group.position + done});
+                ages[done] = table_.point<Level>(group.homes[done], view, LiveRange{oldest, group.position + done}, group.ids[done]);
         } catch (...) {
             ring_.advance(done);
             throw;
