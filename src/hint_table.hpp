@@ -208,8 +208,8 @@ class HintTable {
     }
 
     // Makes the hint of the id at `live.tail` point there, adding one if there is none; returns the age of the position
-    // that it pointed to, or 0. `id` is that id. Never overwrites the live hint of another. Nobody can foretell whether an
-    // id is known: both cases write one lane, by the same instructions, and an unknown id is compared with itself.
+    // that it pointed to, or 0. `id` is that id. Never overwrites the live hint of another. Nobody can foretell whether
+    // an id is known: both cases write one lane, by the same instructions, and an unknown id is compared with itself.
     template <class Level>
     ENGINE_INLINE uint32_t point(const Home& home, const IdView& ids, const LiveRange& live, const Id& id) {
         HintBucket& bucket = *home.bucket;
@@ -272,8 +272,8 @@ class HintTable {
         bucket.next = 0;
     }
 
-    // The number of a bucket is the low `depth` bits of its hashes. A fingerprint has the top 8 bits of the hash, which do
-    // not depend on that, and the byte of it that holds bit `depth`: which way the hint goes when its bucket is split.
+    // The number of a bucket is the low `depth` bits of its hashes. A fingerprint has the top 8 bits of the hash, which
+    // do not depend on that, and the byte of it that holds bit `depth`: which way the hint goes when its bucket is split.
     // So only a split that steps into another byte has to read the ids.
     static uint16_t fingerprint(uint64_t hash, uint32_t depth) noexcept {
         return static_cast<uint16_t>(((hash >> (depth & ~7u)) & 0xff) << 8 | hash >> 56);
@@ -339,12 +339,16 @@ class HintTable {
             ++level_;
             split_ = 0;
         }
-        if (steps_over(level_)) ask_for_split(hashes);
+        ask_for_split(hashes);
         return true;
     }
 
-    // Asks for the ids of a bucket that is split some steps from now; the buckets come in order, which the machine sees.
+    // Asks for what the splits some steps from now need: two buckets, and the ids where they must be read.
     void ask_for_split(const Hashes& hashes) const noexcept {
+        const uint64_t later = (split_ + 2 * kSplitsAhead) & level_mask_, above = later + level_mask_ + 1;
+        prefetch_write(&pages_[later]);
+        if (above < pages_.capacity()) prefetch_write(&pages_[above]);
+        if (!steps_over(level_)) return;
         const HintBucket& bucket = pages_[(split_ + kSplitsAhead) & level_mask_];
         uint32_t lanes = inspect(bucket, 0, hashes.live.newest32(), hashes.live.span32()).live;
         for (; lanes; lanes &= lanes - 1)

@@ -41,8 +41,8 @@ class RecentKeys {
         ring_.reserve(count);
     }
 
-    // Gives `count` ids the next positions, and says how many positions before it each was sighted last: `ages`, 0 = not
-    // in [oldest, its position). The ids lie 16 bytes apart at `ids`: all of them, or those with the numbers in `rows`.
+    // Gives `count` ids the next positions, and says how many positions before it each was sighted last: `ages`, 0 =
+    // not in [oldest, its position). The ids lie 16 bytes apart at `ids`: all of them, or those with the numbers in `rows`.
     // REQUIRES: reserved.
     void sight(const uint8_t* ids, const uint32_t* rows, size_t count, uint64_t oldest, uint32_t* ages) {
         static const SightLoop loop = loop_of(simd_level());
@@ -157,7 +157,8 @@ class RecentKeys {
         size_t done = 0;
         try {
             for (; done < group.count; ++done)
-                ages[done] = table_.point<Level>(group.homes[done], view, LiveRange{oldest, group.position + done}, group.ids[done]);
+                ages[done] = table_.point<Level>(group.homes[done], view, LiveRange{oldest, group.position + done},
+                                                 group.ids[done]);
         } catch (...) {
             ring_.advance(done);
             throw;
