@@ -2,7 +2,8 @@
 
 Laws
     - A step takes milliseconds; kernels and reads in it run without the GIL. Memory is bounded: about 8 MiB to seal
-      beside the ids themselves and four bytes for each, 2 MiB to merge, and the new run's filter where it is to stay in memory.
+      beside the ids themselves and four bytes for each, 2 MiB to merge, and the new run's filter where it is to stay
+      in memory.
     - The file has an unfinished name. Whatever ends the work early, an error or being dropped, removes it.
     - Runs that are merged are only read: they go on answering meanwhile.
 """
