@@ -8,7 +8,8 @@
 //   the GIL.
 // - Idle (retained) bytes never exceed the limit: the block that was given back longest ago leaves first, whatever its
 //   class, so that a change of batch size cannot fill the pool with blocks that nobody asks for again.
-// - Blocks below `kSmallBytes` are not retained: malloc keeps those itself.
+// - Blocks below `kSmallBytes` are not retained: malloc keeps those itself. Blocks from `kMappedFromBytes` on come
+//   straight from the system and go back to it: malloc would keep the holes that they leave.
 // - All kernels share the one pool of `engine._core.pool` through its table of functions (`PoolApi`), found once at
 //   import.
 // - The pool is never destroyed: release callbacks may run until the process ends.
@@ -26,19 +27,15 @@
 #include <new>
 #include <utility>
 
-#if defined(__linux__)
-#include <stdlib.h>
-#include <sys/mman.h>
-#endif
+#include "pages.hpp"
 
 namespace engine {
 
 constexpr size_t kAlignmentBytes = 64;
 constexpr size_t kPaddingBytes = 64;
-constexpr size_t kHeaderBytes = 64;
+constexpr size_t kHeaderBytes = 128;
 constexpr size_t kSmallBytes = 16 * 1024;
-constexpr size_t kHugePageBytes = 2 * 1024 * 1024;
-constexpr size_t kHugeFromBytes = 2 * kHugePageBytes;  // smaller ones would waste too much of their last page
+constexpr size_t kMappedFromBytes = 128 * 1024;
 constexpr int kClassSteps = 4;
 constexpr int kClassCount = 64 * kClassSteps;
 constexpr size_t kDefaultIdleLimitBytes = 128u << 20;
@@ -119,10 +116,7 @@ class Pool {
         // Acquire and release: whoever frees the block has seen every other owner's last access to it.
         if (header->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
         in_use_bytes_.fetch_sub(header->capacity_bytes, std::memory_order_relaxed);
-        if (header->size_class < 0) {
-            std::free(header->allocation);
-            return;
-        }
+        if (header->size_class < 0) return free_block(header);
         Header* evicted;
         {
             std::lock_guard<std::mutex> guard(mutex_);
@@ -166,6 +160,7 @@ class Pool {
         std::atomic<int64_t> references;
         size_t capacity_bytes;
         void* allocation;
+        size_t mapped_bytes;  // 0: from malloc
         Header* class_below;
         Header* class_above;
         Header* older;
@@ -196,28 +191,22 @@ class Pool {
 
     static Header* allocate(size_t capacity, int size_class) {
         const size_t size_bytes = capacity + kHeaderBytes + kPaddingBytes + kAlignmentBytes;
-        void* allocation = capacity < kHugeFromBytes ? std::malloc(size_bytes) : allocate_huge(size_bytes);
+        const bool mapped = capacity >= kMappedFromBytes;
+        void* allocation = mapped ? map_pages(size_bytes) : std::malloc(size_bytes);
         if (allocation == nullptr) return nullptr;
         const uintptr_t unaligned = reinterpret_cast<uintptr_t>(allocation);
         const uintptr_t start = (unaligned + kAlignmentBytes - 1) & ~uintptr_t{kAlignmentBytes - 1};
         Header* header = new (reinterpret_cast<void*>(start)) Header{};
         header->capacity_bytes = capacity;
         header->allocation = allocation;
+        header->mapped_bytes = mapped ? size_bytes : 0;
         header->size_class = size_class;
         return header;
     }
 
-    // Large blocks that begin on a huge page's border, and advice to fill them by huge pages: a fresh block then costs
-    // one fault for 2 MiB instead of 512. Advice only: where the system has none to give, nothing is lost.
-    static void* allocate_huge(size_t size_bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-        void* allocation = nullptr;
-        if (posix_memalign(&allocation, kHugePageBytes, size_bytes) != 0) return nullptr;
-        madvise(allocation, size_bytes, MADV_HUGEPAGE);
-        return allocation;
-#else
-        return std::malloc(size_bytes);
-#endif
+    static void free_block(Header* header) {
+        if (header->mapped_bytes != 0) return unmap_pages(header->allocation, header->mapped_bytes);
+        std::free(header->allocation);
     }
 
     Header* take_idle(int size_class) {
@@ -269,7 +258,7 @@ class Pool {
     static void free_chain(Header* chain) {
         while (chain != nullptr) {
             Header* next = chain->older;
-            std::free(chain->allocation);
+            free_block(chain);
             chain = next;
         }
     }

@@ -1,0 +1,68 @@
+// Memory straight from the system, for blocks that are kept by us rather than by malloc.
+//
+// Laws
+// - `map_pages` gives whole pages, zero at first and taken from memory when touched; `unmap_pages` gives them back at
+//   once.
+// - From `kHugeFromBytes` on they begin on a huge page's border, with the advice to fill them by huge pages: a fresh
+//   block then costs one fault for 2 MiB instead of 512. Smaller ones would waste too much of their last page.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+
+#if defined(__unix__) || defined(__APPLE__)
+#define ENGINE_MAPS_PAGES 1
+#include <sys/mman.h>
+#if !defined(MAP_ANONYMOUS)
+#define MAP_ANONYMOUS MAP_ANON
+#endif
+#endif
+
+namespace engine {
+
+constexpr size_t kHugePageBytes = 2 * 1024 * 1024;
+constexpr size_t kHugeFromBytes = 2 * kHugePageBytes;
+
+#ifdef ENGINE_MAPS_PAGES
+
+inline void* map_anonymous(size_t size_bytes) {
+    void* pages = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return pages == MAP_FAILED ? nullptr : pages;
+}
+
+inline size_t whole_pages(size_t size_bytes) {
+    constexpr size_t page_bytes = 4096;  // at least: the system rounds up by itself
+    return (size_bytes + page_bytes - 1) & ~(page_bytes - 1);
+}
+
+// nullptr: out of memory.
+inline void* map_pages(size_t size_bytes) {
+    if (size_bytes < kHugeFromBytes) return map_anonymous(size_bytes);
+    // One huge page more than asked, and what lies outside of the borders goes back.
+    const size_t wanted = whole_pages(size_bytes);
+    char* const mapped = static_cast<char*>(map_anonymous(wanted + kHugePageBytes));
+    if (mapped == nullptr) return nullptr;
+    const uintptr_t border = (reinterpret_cast<uintptr_t>(mapped) + kHugePageBytes - 1) & ~(kHugePageBytes - 1);
+    char* const pages = reinterpret_cast<char*>(border);
+    const size_t before = static_cast<size_t>(pages - mapped);
+    if (before > 0) munmap(mapped, before);
+    if (before < kHugePageBytes) munmap(pages + wanted, kHugePageBytes - before);
+#if defined(MADV_HUGEPAGE)
+    madvise(pages, wanted, MADV_HUGEPAGE);
+#endif
+    return pages;
+}
+
+inline void unmap_pages(void* pages, size_t size_bytes) {
+    munmap(pages, size_bytes < kHugeFromBytes ? size_bytes : whole_pages(size_bytes));
+}
+
+#else
+
+inline void* map_pages(size_t size_bytes) { return std::malloc(size_bytes); }
+inline void unmap_pages(void* pages, size_t) { std::free(pages); }
+
+#endif
+
+}  // namespace engine
