@@ -163,11 +163,7 @@ class DedupWindow {
         Tally tally;
         std::vector<uint32_t> ages;  // of its sightings: how far back the one before was, 0 = not among the recent keys
     };
-    struct Candidate {
-        uint64_t position;
-        uint64_t horizon;
-        uint32_t row;
-    };
+
     // Fills rows_ with the rows to probe (unless that is all of them) and the mask of the others; returns how many.
     size_t choose_rows(Tally& tally) {
         rows_.clear();

@@ -273,8 +273,8 @@ class HintTable {
     }
 
     // The number of a bucket is the low `depth` bits of its hashes. A fingerprint has the top 8 bits of the hash, which
-    // do not depend on that, and the byte of it that holds bit `depth`: which way the hint goes when its bucket is split.
-    // So only a split that steps into another byte has to read the ids.
+    // do not depend on that, and the byte of it that holds bit `depth`: which way the hint goes when its bucket is
+    // split. So only a split that steps into another byte has to read the ids.
     static uint16_t fingerprint(uint64_t hash, uint32_t depth) noexcept {
         return static_cast<uint16_t>(((hash >> (depth & ~7u)) & 0xff) << 8 | hash >> 56);
     }

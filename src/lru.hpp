@@ -42,7 +42,8 @@ class RecentKeys {
     }
 
     // Gives `count` ids the next positions, and says how many positions before it each was sighted last: `ages`, 0 =
-    // not in [oldest, its position). The ids lie 16 bytes apart at `ids`: all of them, or those with the numbers in `rows`.
+    // not in [oldest, its position). The ids lie 16 bytes apart at `ids`: all of them, or those with the numbers in
+    // `rows`.
     // REQUIRES: reserved.
     void sight(const uint8_t* ids, const uint32_t* rows, size_t count, uint64_t oldest, uint32_t* ages) {
         static const SightLoop loop = loop_of(simd_level());
