@@ -3,7 +3,7 @@
     one half     the keys that dedup keeps in memory, and the Bloom filters of its sealed runs
     one quarter  rows that sinks buffer until a row group is full
     one eighth   rows that wait in channels
-    one eighth   rows that the exchange holds back, and idle buffers
+    one eighth   rows that the exchange gathers, as many that it splits meanwhile, and idle buffers
 
 A share is split evenly among those who take part in it, so that no sum of them passes the budget.
 """
@@ -41,10 +41,10 @@ class Budget:
 
     @property
     def exchange_bytes(self) -> int:
-        """What small pieces of batches may keep alive while they wait for others."""
-        return self.total_bytes // 16
+        """What batches may take that wait for others, and again what is being split meanwhile."""
+        return self.total_bytes // 64 * 3
 
     @property
     def idle_bytes(self) -> int:
         """What the pool of buffers may keep for reuse."""
-        return self.total_bytes // 16
+        return self.total_bytes // 32

@@ -5,9 +5,11 @@ Laws
       columns.
     - Batches wait for one another and are split together, so that pieces are large: a hop costs the same for ten rows
       as for 65,536. A barrier, the end, a bound in rows or bytes, or ``LINGER_S`` sends them on.
+    - While one group of batches is split and sent, the next one gathers: the stage before need not wait.
     - A barrier goes to every partition, behind all rows that came before it.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -54,41 +56,58 @@ class Exchange:
 
     async def run(self, receive: ReceiveChannel[Batch | Barrier]) -> None:
         """Move rows until the channel ends."""
-        try:
+        groups, gathered = trio.open_memory_channel[list[Batch] | Barrier](0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._split_all, gathered)
+            async with groups:
+                await self._gather_all(receive, groups)
+
+    async def _gather_all(
+        self, receive: ReceiveChannel[Batch | Barrier], groups: trio.MemorySendChannel[list[Batch] | Barrier]
+    ) -> None:
+        with contextlib.suppress(trio.EndOfChannel):
             while True:
                 item = None
                 with trio.move_on_at(self._due_s):
                     item = await receive.receive()
                 if isinstance(item, Batch):
-                    await self._hold(item)
-                    continue
-                await self._split()
+                    self._hold(item)
+                    if self._held_rows < self._enough_rows and self._held_bytes < self._memory_bytes:
+                        continue
+                await self._pass_on(groups)
                 if isinstance(item, Barrier):
-                    for send in self._sends:
-                        send.send_control(item)
-        except trio.EndOfChannel:
-            await self._split()
-        finally:
-            for send in self._sends:
-                send.close()
+                    await groups.send(item)
+        await self._pass_on(groups)
 
-    async def _hold(self, batch: Batch) -> None:
+    def _hold(self, batch: Batch) -> None:
         if not self._held:
             self._due_s = trio.current_time() + LINGER_S
         self._held.append(batch)
         self._held_rows += batch.row_count
         self._held_bytes += batch.size_bytes
-        if self._held_rows >= self._enough_rows or self._held_bytes >= self._memory_bytes:
-            await self._split()
 
-    async def _split(self) -> None:
-        """Send on what is held, at most one piece a partition."""
+    async def _pass_on(self, groups: trio.MemorySendChannel[list[Batch] | Barrier]) -> None:
         held, self._held, self._held_rows, self._held_bytes = self._held, [], 0, 0
         self._due_s = math.inf
-        if not held:
-            return
-        pieces = await self._offload(self._cut, held)
-        del held
+        if held:
+            await groups.send(held)
+
+    async def _split_all(self, gathered: trio.MemoryReceiveChannel[list[Batch] | Barrier]) -> None:
+        try:
+            async for group in gathered:
+                if isinstance(group, Barrier):
+                    for send in self._sends:
+                        send.send_control(group)
+                else:
+                    await self._split(group)
+        finally:
+            for send in self._sends:
+                send.close()
+
+    async def _split(self, group: list[Batch]) -> None:
+        """Send a group on, at most one piece a partition where its batches join."""
+        pieces = await self._offload(self._cut, group)
+        group.clear()
         for send, batches in zip(self._sends, pieces, strict=True):
             for batch in batches:
                 await send.send(batch, rows=batch.row_count, size_bytes=batch.size_bytes)
