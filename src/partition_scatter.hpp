@@ -246,15 +246,6 @@ void copy_texts(const Column& column, int64_t count, const Rows& rows, const int
     }
 }
 
-// All texts of an input lie together, and do so in the output.
-template <int Step, class Offset>
-void copy_texts(const Column& column, int64_t count, const AllRows& rows, const int64_t*, const Offset* out_offsets,
-                uint8_t* out_bytes) {
-    const Offset* offsets = column.slots<Offset>();
-    const size_t size = static_cast<size_t>(offsets[count] - offsets[0]);
-    if (size > 0) std::memcpy(out_bytes + out_offsets[rows.first], column.bytes + offsets[0], size);
-}
-
 template <int Step, class Offset>
 void copy_all_texts(const Columns& columns, const Plan& plan, const Offset* out_offsets, uint8_t* out_bytes) {
     const std::vector<int64_t> ends = text_ends(plan, out_offsets);
@@ -263,8 +254,35 @@ void copy_all_texts(const Columns& columns, const Plan& plan, const Offset* out_
     });
 }
 
+// All rows of all inputs, one behind the other: the text of each lies together, and does so in the output.
+template <class Offset>
+void join_texts(const Columns& columns, const Plan& plan, OutputNode& node) {
+    int64_t total = 0;
+    for (const Column* column : columns) {
+        if (column->length > 0) total += column->slots<Offset>()[column->length] - column->slots<Offset>()[0];
+    }
+    if (static_cast<Offset>(total) != total) throw std::overflow_error("a text column outgrew its offsets");
+    Block offsets_block(static_cast<size_t>(plan.count + 1) * sizeof(Offset));
+    Block bytes_block(static_cast<size_t>(total));
+    Offset* out_offsets = offsets_block.as<Offset>();
+    uint8_t* out_bytes = bytes_block.as<uint8_t>();
+    *out_offsets = 0;
+    for (const Column* column : columns) {
+        if (column->length == 0) continue;
+        const Offset* offsets = column->slots<Offset>();
+        const Offset shift = static_cast<Offset>(*out_offsets - offsets[0]);
+        const size_t size = static_cast<size_t>(offsets[column->length] - offsets[0]);
+        if (size > 0) std::memcpy(out_bytes + *out_offsets, column->bytes + offsets[0], size);
+        for (int64_t row = 1; row <= column->length; ++row) out_offsets[row] = static_cast<Offset>(offsets[row] + shift);
+        out_offsets += column->length;
+    }
+    node.add_buffer(std::move(offsets_block));
+    node.add_buffer(std::move(bytes_block));
+}
+
 template <class Offset>
 void scatter_text(const Columns& columns, const Plan& plan, OutputNode& node) {
+    if (plan.one_partition() && plan.all_wanted) return join_texts<Offset>(columns, plan, node);
     Block offsets_block(static_cast<size_t>(plan.count + 1) * sizeof(Offset));
     Offset* out_offsets = offsets_block.as<Offset>();
     visit_parts(columns, plan, [&](const Column& column, int64_t count, auto rows) {
