@@ -22,6 +22,7 @@
 #include "bloom.hpp"
 #include "crc32c.hpp"
 #include "id_hash.hpp"
+#include "prefetch.hpp"
 
 namespace engine {
 
@@ -212,6 +213,7 @@ class IdSorter {
         sorted_.clear();
         sorted_.reserve(spread_.size());
         for (size_t i = 0; i < spread_.size(); ++i) {
+            if (i + kAhead < spread_.size()) prefetch_read(ids_ + spread_[i + kAhead].index * sizeof(Id));
             const Id id = id_at(spread_[i].index);
             const bool last = i + 1 == spread_.size() || spread_[i].hash != spread_[i + 1].hash ||
                               !(id == id_at(spread_[i + 1].index));
@@ -246,7 +248,9 @@ class IdSorter {
     void gather(uint32_t part) {
         gathered_.clear();
         gathered_.reserve(part_starts_[part + 1] - part_starts_[part]);
-        for (uint32_t k = part_starts_[part]; k < part_starts_[part + 1]; ++k) {
+        const uint32_t stop = part_starts_[part + 1];
+        for (uint32_t k = part_starts_[part]; k < stop; ++k) {
+            if (k + kAhead < stop) prefetch_read(ids_ + grouped_[k + kAhead] * sizeof(Id));
             gathered_.push_back({hash_at(grouped_[k]), grouped_[k]});
         }
     }
@@ -278,6 +282,9 @@ class IdSorter {
             spread_[k] = item;
         }
     }
+
+    // A part's ids lie all over the ring: each is asked for so many keys ahead.
+    static constexpr uint32_t kAhead = 16;
 
     const uint8_t* ids_;
     uint64_t first_;
