@@ -56,7 +56,8 @@ def _describe(stages: Sequence[Stage | KeyBy]) -> Iterator[tuple[str, str]]:
             partitions = stage.partitions
             yield stage.name, f"{partitions} partitions, order kept per key"
         elif isinstance(stage, Dedup):
-            yield stage.name, f"exact, {_window(stage)}; state: keys seen, committed with the rows"
+            exact = "exact" if stage.exact == "fingerprint" else "exact by bytes"
+            yield stage.name, f"{exact}, {_window(stage)}; state: keys seen, committed with the rows"
         elif isinstance(stage, Map):
             yield stage.name, f"in order, {partitions * stage.concurrency} at once at most; no state"
         else:

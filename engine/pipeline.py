@@ -26,6 +26,7 @@ from engine.stage import Stage
 from engine.stages.dedup import Dedup
 from engine.stages.filter import Filter
 from engine.stages.hash_partitioner import KeyBy, Keys, key_names
+from engine.stages.key_window import Exactness
 from engine.stages.map import Map, MapFunction
 from engine.stages.select import Select
 
@@ -70,15 +71,25 @@ class Pipeline:
             raise PipelineError("read: expected at least one source")
         return self._with(sources=tuple(_as_source(source) for source in sources))
 
-    def dedup(self, keys: Keys, *, within: int | timedelta | None = None, by: str | None = None) -> "Pipeline":
+    def dedup(
+        self,
+        keys: Keys,
+        *,
+        within: int | timedelta | None = None,
+        by: str | None = None,
+        exact: Exactness = "fingerprint",
+    ) -> "Pipeline":
         """Drop each row whose ``keys`` were seen before; the first one wins.
 
         ``within``: an int looks back that many rows, a timedelta that much progress of the event time in column
         ``by``, None for ever. Behind ``key_by`` its keys must include those, and an int counts the rows of the
         partition. A key with a null component is never a duplicate. Exact; bounded memory; survives restarts with the
         state.
+
+        ``exact``: keys longer than an id of 16 bytes are compared by a secret-seeded fingerprint of 128 bits, or with
+        ``"bytes"`` byte by byte; then they take memory and disk as long as they are in the window.
         """
-        return self._append(Dedup(key_names(keys, stage="dedup"), within, by))
+        return self._append(Dedup(key_names(keys, stage="dedup"), within, by, exact))
 
     def key_by(self, keys: Keys, *, partitions: int = 8) -> "Pipeline":
         """From here on rows keep their order per key, and ``partitions`` (1 to 1,024) run in parallel. Once."""

@@ -92,13 +92,14 @@ class Candidates {
         }
     }
 
-    // positions[i] is where the run saw suspect i last, or kNotInRun. Calls `found(row, counts)` for each it saw.
+    // positions[i] is where the run saw suspect i last, or kNotInRun. Calls `found(row, position,
+    // previous, counts)` for each it saw: a row's own position and the one before.
     template <class Found>
     void resolve(const uint64_t* positions, Found found) noexcept {
         for (size_t i = 0; i < suspects_.size(); ++i) {
             if (positions[i] == kNotInRun) continue;
             Item& item = items_[suspects_[i]];
-            found(item.row, positions[i] >= item.horizon);
+            found(item.row, item.position, positions[i], positions[i] >= item.horizon);
             item.position = kSettled;
             ++settled_;
         }

@@ -21,6 +21,7 @@
 #include "candidates.hpp"
 #include "horizon.hpp"
 #include "lru.hpp"
+#include "sighting.hpp"
 
 namespace engine {
 
@@ -74,6 +75,7 @@ class DedupWindow {
     // Probes and marks; returns the token. The rows that sealed runs must be asked for are in the candidates.
     uint64_t probe(const IdBatch& batch, bool has_runs) {
         candidates_.clear();
+        run_hits_.clear();
         batch_ = batch;
         Token token;
         token.number = next_number_;
@@ -99,18 +101,32 @@ class DedupWindow {
     Id suspect_id(uint32_t suspect) const noexcept { return *recent_.ring().at(candidates_.position_of(suspect)); }
 
     // positions[i] is where the run saw suspect i last, or kNotInRun.
-    void resolve(const uint64_t* positions) noexcept {
+    void resolve(const uint64_t* positions) {
+        run_hits_.reserve(run_hits_.size() + candidates_.suspects().size());
         Tally& tally = tokens_.back().tally;
         tally.run_lookups += candidates_.suspects().size();
-        candidates_.resolve(positions, [&](uint32_t row, bool counts) {
+        candidates_.resolve(positions, [&](uint32_t row, uint64_t position, uint64_t previous, bool counts) {
             if (!counts) return;
             batch_.mask[row] = 0;
+            run_hits_.push_back({position, previous});
             ++tally.duplicates;
             ++tally.run_hits;
         });
     }
 
     const Tally& last_tally() const noexcept { return tokens_.back().tally; }
+
+    // Where the duplicates of the last probe are, and where their ids were sighted before. REQUIRES: its token is open.
+    std::vector<Sighting> duplicates() const {
+        const Token& token = tokens_.back();
+        std::vector<Sighting> found = run_hits_;
+        found.reserve(token.tally.duplicates);
+        for (size_t i = 0; i < token.ages.size(); ++i) {
+            const uint64_t position = token.start + i;
+            if (token.ages[i] != 0 && !batch_.mask[row_of(i)]) found.push_back({position, position - token.ages[i]});
+        }
+        return found;
+    }
 
     // Commits the oldest token. REQUIRES: one is open.
     void commit() noexcept {
@@ -265,6 +281,7 @@ class DedupWindow {
     std::vector<uint32_t> rows_;
     std::vector<uint32_t> spare_ages_;
     Candidates candidates_;
+    std::vector<Sighting> run_hits_;
 };
 
 }  // namespace engine

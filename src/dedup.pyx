@@ -35,6 +35,9 @@ cdef extern from "dedup.hpp" namespace "engine" nogil:
         const int64_t* clock
         size_t rows
         uint8_t* mask
+    cdef cppclass Sighting:
+        uint64_t position
+        uint64_t previous
     cdef cppclass Tally:
         uint64_t rows
         uint64_t duplicates
@@ -92,7 +95,8 @@ cdef extern from "dedup.hpp" namespace "engine" nogil:
         uint64_t probe(const IdBatch& batch, cbool has_runs) except +
         Candidates& candidates()
         Id suspect_id(uint32_t suspect)
-        void resolve(const uint64_t* positions)
+        void resolve(const uint64_t* positions) except +
+        vector[Sighting] duplicates() except +
         void commit()
         void abort(uint64_t token)
         void seal_below(uint64_t position)
@@ -146,6 +150,7 @@ cdef class DedupWindow:
 
     cdef Window* window
     cdef bytearray mask
+    cdef uint64_t last         # the token of the last probe
     cdef list filters          # (Borrowed | None) beside runs, oldest first
     cdef vector[SealedRun] runs
     cdef Py_ssize_t asked      # how many the last suspects were, -1 = none
@@ -199,8 +204,10 @@ cdef class DedupWindow:
         cdef cbool has_runs = self.runs.size() > 0
         self.asked = self.sifting = -1
         self.mask = mask
+        self.last = 0
         with nogil:
             token = self.window.probe(batch, has_runs)
+        self.last = token
         return token, mask
 
     def suspects(self, Py_ssize_t run):
@@ -274,6 +281,17 @@ cdef class DedupWindow:
         if self.window.oldest_token() == 0:
             raise ValueError("no token is open")
         return counts_of(self.window.last_tally())
+
+    def duplicates(self):
+        """Pairs (position, previous) of uint64: where the duplicates of the last probe are, in no order, and where their
+        ids were sighted before. Raises ValueError unless its token is open.
+        """
+        if not self.window.is_open(self.last):
+            raise ValueError("the last probe's token is not open")
+        cdef vector[Sighting] found
+        with nogil:
+            found = self.window.duplicates()
+        return PyBytes_FromStringAndSize(<const char*> found.data(), <Py_ssize_t> (found.size() * sizeof(Sighting)))
 
     def commit(self, uint64_t token):
         """Make the marks of `token` final. Raises ValueError unless it is the oldest open token."""

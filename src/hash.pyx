@@ -27,6 +27,7 @@ cdef extern from "key_ids.hpp" namespace "engine" nogil:
     void c_hash_rows "engine::hash_rows"(const Batch& batch, uint64_t* hashes, const HashLoops& loops) except +
     const uint8_t* stored_ids(const Batch& batch)
     bint any_may_be_null(const Batch& batch)
+    bint ids_are_keys(const Batch& batch)
     int64_t make_key_ids(const Batch& batch, const uint8_t* seed, uint8_t* ids, uint8_t* keyed) except +
 
 
@@ -39,17 +40,20 @@ cdef class KeyIds:
 
     ids: a buffer of 16 bytes a row; read-only, and the batch's own memory, where the key column already has that form.
     keyed: a buffer of one byte a row, 0 where a component of the key is null (such a row is never a duplicate, and its
-    id is all zeros); None when there is none. null_count: how many such rows there are.
+    id is all zeros); None when there is none. null_count: how many such rows there are. whole: whether every id is the
+    key itself, by the columns' types alone.
     """
 
     cdef readonly object ids
     cdef readonly object keyed
     cdef readonly Py_ssize_t null_count
+    cdef readonly bint whole
 
-    def __init__(self, ids: object, keyed: object | None, null_count: int):
+    def __init__(self, ids: object, keyed: object | None, null_count: int, whole: bool):
         self.ids = ids
         self.keyed = keyed
         self.null_count = null_count
+        self.whole = whole
 
     def __len__(self):
         return len(self.ids) // kIdBytes
@@ -99,7 +103,7 @@ def key_ids(batch: object, columns: object, seed: bytes) -> KeyIds:
     with nogil:
         stored = stored_ids(parsed)
     if stored is not NULL:
-        return KeyIds(view_memory(stored, parsed.length * kIdBytes, capsules[1]), None, 0)
+        return KeyIds(view_memory(stored, parsed.length * kIdBytes, capsules[1]), None, 0, True)
     cdef const uint8_t* secret = seed
     cdef void* ids = NULL
     cdef void* keyed = NULL
@@ -108,4 +112,4 @@ def key_ids(batch: object, columns: object, seed: bytes) -> KeyIds:
     keyed_buffer = new_buffer(parsed.length, &keyed) if any_may_be_null(parsed) else None
     with nogil:
         null_count = make_key_ids(parsed, secret, <uint8_t*>ids, <uint8_t*>keyed)
-    return KeyIds(ids_buffer, keyed_buffer if null_count else None, null_count)
+    return KeyIds(ids_buffer, keyed_buffer if null_count else None, null_count, ids_are_keys(parsed))

@@ -53,6 +53,14 @@ inline IdForm id_form(const Batch& batch) {
     return total_bytes <= kIdBytes ? IdForm::packed : IdForm::fingerprint;
 }
 
+// Whether the ids of such a batch are the keys themselves, whatever its rows hold.
+inline bool ids_are_keys(const Batch& batch) {
+    const IdForm form = id_form(batch);
+    if (form != IdForm::bytes) return form == IdForm::packed;
+    const Type type = value_type(batch.columns[0]);
+    return type.kind == Kind::fixed_binary && type.width_bytes == kIdBytes;
+}
+
 // The bytes of the one column whose slots already are the identities, or nullptr.
 inline const uint8_t* stored_ids(const Batch& batch) {
     if (batch.columns.size() != 1) return nullptr;

@@ -63,6 +63,11 @@ class DedupWindow:
     def last_counts(self) -> Counts:
         """Counts of the last probe, while its token is open. ValueError."""
 
+    def duplicates(self) -> bytes:
+        """Pairs (position, previous) of uint64: where the duplicates of the last probe are, in no order, and where their
+        ids were sighted before. ValueError unless its token is open.
+        """
+
     def commit(self, token: int) -> None:
         """Makes the marks of the oldest open token final. ValueError for another token."""
 

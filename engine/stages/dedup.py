@@ -17,7 +17,7 @@ from engine.batch import Batch
 from engine.errors import PipelineError, StateError, missing_column
 from engine.stage import StageState, Surroundings
 from engine.stages.hash_partitioner import column_indices
-from engine.stages.key_window import KeyWindow, chunk_ids_of
+from engine.stages.key_window import Exactness, KeyWindow, chunk_ids_of, exactness_faults
 
 __all__ = ["Dedup"]
 
@@ -26,11 +26,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Dedup:
-    """Keeps the first of all rows with equal ``keys``: for ever, among the last n rows, or within a time of ``by``."""
+    """Keeps the first of all rows with equal ``keys``: for ever, among the last n rows, or within a time of ``by``.
+
+    ``exact``: whether keys of more than 16 bytes are told apart by fingerprints or by all their bytes.
+    """
 
     keys: tuple[str, ...]
     within: int | timedelta | None = None
     by: str | None = None
+    exact: Exactness = "fingerprint"
 
     @property
     def name(self) -> str:
@@ -44,7 +48,7 @@ class Dedup:
             column_indices(self.keys, schema, stage="dedup")
         except PipelineError as error:
             faults += error.faults
-        faults += self._window_faults(schema)
+        faults += self._window_faults(schema) + exactness_faults(self.exact)
         if faults:
             raise PipelineError(faults)
         return schema
@@ -70,7 +74,8 @@ class Dedup:
         """Keys and window are fixed for an incarnation: what was forgotten cannot come back."""
         within = self.within.total_seconds() if isinstance(self.within, timedelta) else self.within
         unit = "seconds" if isinstance(self.within, timedelta) else "rows"
-        return {"keys": list(self.keys), "within": within, "unit": unit, "by": self.by}
+        exact = {} if self.exact == "fingerprint" else {"exact": self.exact}
+        return {"keys": list(self.keys), "within": within, "unit": unit, "by": self.by} | exact
 
     def open(self, schema: pa.Schema, surroundings: Surroundings) -> "DedupTransform":
         """The window of keys in one lane."""
@@ -97,6 +102,7 @@ class DedupTransform:
             seed=surroundings.seed,
             durable=surroundings.durable,
             background=surroundings.background,
+            exact=stage.exact,
             instrument=surroundings.instrument,
             chunk_ids=chunk_ids_of(surroundings.memory_bytes),
         )

@@ -30,7 +30,14 @@ from engine._core.crc32c import crc32c
 from engine.background import BackgroundThread
 from engine.byte_size import ByteSize, parse_bytes
 from engine.errors import CorruptState, InputError, PipelineError, StateError, missing_column
-from engine.stages.key_window import KeyWindow, WindowState, WindowStatistics, chunk_ids_of
+from engine.stages.key_window import (
+    Exactness,
+    KeyWindow,
+    WindowState,
+    WindowStatistics,
+    chunk_ids_of,
+    exactness_faults,
+)
 from engine.storage import Storage, random_id
 
 __all__ = ["Deduplicated", "Deduplicator"]
@@ -87,6 +94,10 @@ class Deduplicator:
     ``statistics``. A background thread writes and merges the files; while it merges, there are a third more of files
     and filters at most.
 
+    A key of up to 16 bytes (or a value of exactly 16) is its own identity. A longer one is known by a fingerprint of 128
+    bits under a secret seed, or with ``exact="bytes"`` by all its bytes: these are kept as long as the key is in the window,
+    within ``memory``, and what does not fit in files.
+
     Raises PipelineError for arguments that make no sense. Threads may share it: their calls take turns.
 
     >>> with Deduplicator("id", within=1_000_000) as seen:
@@ -103,12 +114,14 @@ class Deduplicator:
         by: str | None = None,
         memory: ByteSize = "256MiB",
         spill: str | os.PathLike[str] | None = None,
+        exact: Exactness = "fingerprint",
     ) -> None:
         self._keys = (keys,) if isinstance(keys, str) else tuple(keys)
         self._within = within
         self._by = by
         self._memory_bytes = parse_bytes(memory)
-        _check_arguments(self._keys, within, by)
+        self._exact = exact
+        _check_arguments(self._keys, within, by, exact)
         self._storage = Storage()
         parent = tempfile.gettempdir() if spill is None else os.fspath(spill)
         self._directory = os.path.join(parent, f"engine-dedup-{random_id()}")
@@ -131,6 +144,7 @@ class Deduplicator:
             seed=bytes.fromhex(random_id()),
             durable=False,
             background=self._background,
+            exact=self._exact,
             filters_on_top=True,
             chunk_ids=chunk_ids_of(self._memory_bytes),
         )
@@ -248,7 +262,9 @@ class Deduplicator:
         self.close()
 
 
-def _check_arguments(keys: tuple[str, ...], within: int | timedelta | None, by: str | None) -> None:
+def _check_arguments(keys: tuple[str, ...], within: int | timedelta | None, by: str | None, exact: object) -> None:
+    if faults := exactness_faults(exact):
+        raise PipelineError(faults)
     if not keys or not all(isinstance(name, str) for name in keys):
         raise PipelineError(f"dedup: keys must name at least one column, found {keys!r}")
     if isinstance(within, timedelta):

@@ -12,6 +12,8 @@ Laws
       a later one.
     - After an error while files were written, here or in the background, the window refuses further work: what is on
       disk is behind what was marked. The next probe or commit raises what failed in the background.
+    - With ``exact="bytes"`` a row is dropped only when its whole key was compared (``exact_keys``); else a key of more
+      than 16 bytes is its seeded fingerprint of 128 bits.
     - One owner at a time; the calls may come from any thread.
 """
 
@@ -20,7 +22,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,14 +32,27 @@ from engine._core.hash import key_ids
 from engine.background import Background
 from engine.errors import InputError, StateError
 from engine.instrument import SILENT, Instrument
+from engine.stages.exact_keys import FINGERPRINT_BITS, ExactKeys, KeyedBatch
 from engine.stages.id_log import IdLog
 from engine.stages.id_runs import IdRuns
+from engine.stages.key_store import KeyStore
 from engine.storage import Storage
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["KeyWindow", "Probe", "WindowState", "WindowStatistics", "chunk_ids_of"]
+__all__ = [
+    "Exactness",
+    "KeyWindow",
+    "Probe",
+    "WindowState",
+    "WindowStatistics",
+    "chunk_ids_of",
+    "exactness_faults",
+]
+
+Exactness = Literal["fingerprint", "bytes"]
+"""What of a key longer than 16 bytes must be equal for a row to be dropped."""
 
 WindowState = dict[str, Any]
 """A JSON-able description of a window: counters, marks, and the names of the files that hold its ids."""
@@ -57,8 +72,11 @@ _SEAL_BY = 3 / 4
 _FILTER_SHARE = 3 / 8
 """The share that filters in memory may take where they do not come on top."""
 
+_KEYS_SHARE = 1 / 4
+"""The share that full keys in memory may take where the budget is short."""
+
 _FORMAT = 1
-_OUR_FILES = re.compile(r"ids-\d{20}\.log|run-\d{20}-\d{20}\.ids(\.tmp)?")
+_OUR_FILES = re.compile(r"(ids|keys)-\d{20}\.log|run-\d{20}-\d{20}\.ids(\.tmp)?")
 
 
 def chunk_ids_of(memory_bytes: int) -> int:
@@ -88,7 +106,8 @@ class WindowStatistics:
     ``rows`` were probed; ``duplicates`` dropped, found among recent keys or in runs; ``null_keys`` kept.
     ``run_lookups`` are the times that a filter could not clear a row, ``suspects_cleared`` those in which the run
     did not hold its key either; ``evictions`` are the positions that were sealed or fell out of the window.
-    ``merges_postponed`` counts merges for which the disk had no room; they are tried again.
+    ``merges_postponed`` counts merges for which the disk had no room; they are tried again. ``key_bytes`` and
+    ``key_disk_bytes`` are those of full keys, in memory and on disk.
     """
 
     rows: int
@@ -106,6 +125,8 @@ class WindowStatistics:
     runs: int
     merges: int
     merges_postponed: int
+    key_bytes: int
+    key_disk_bytes: int
 
 
 class KeyWindow:
@@ -121,7 +142,9 @@ class KeyWindow:
       directory: where files go; made when the first one is written. It may be shared only with other kinds of files.
       seed: 16 secret bytes.
       durable: whether ids are logged, so that ``snapshot`` and ``restore`` work across processes.
-      start: the position of the first row; chunk_ids, hint_bits: as in the kernel. For tests.
+      exact: whether fingerprints are enough for keys that are longer than an id. Full keys are part of the budget.
+      start: the position of the first row; chunk_ids, hint_bits: as in the kernel; fingerprint_bits: fewer make keys
+        collide. For tests.
     """
 
     def __init__(
@@ -137,10 +160,12 @@ class KeyWindow:
         durable: bool,
         background: Background,
         filters_on_top: bool = False,
+        exact: Exactness = "fingerprint",
         instrument: Instrument = SILENT,
         start: int = 0,
         chunk_ids: int = CHUNK_IDS,
         hint_bits: int = 32,
+        fingerprint_bits: int = FINGERPRINT_BITS,
     ) -> None:
         self._columns = tuple(columns)
         self._by = by
@@ -152,10 +177,12 @@ class KeyWindow:
         self._durable = durable
         self._background = background
         self._filters_on_top = filters_on_top
+        self._compares_bytes = exact == "bytes"
         self._instrument = instrument
         self._start = start
         self._chunk_ids = chunk_ids
         self._hint_bits = hint_bits
+        self._fingerprint_bits = fingerprint_bits
         self._failed = False
         self._directory_ready = False
         self._begin(seed, start)
@@ -181,11 +208,33 @@ class KeyWindow:
             instrument=self._instrument,
         )
         self._log = IdLog(self._storage, self._directory, seed)
+        self._exact: ExactKeys | None = None
+        if self._compares_bytes:
+            self._exact = ExactKeys(seed, self._new_store, fingerprint_bits=self._fingerprint_bits)
+
+    def _new_store(self, start: int) -> KeyStore:
+        return KeyStore(
+            self._storage,
+            self._directory,
+            self._seed,
+            start,
+            durable=self._durable,
+            memory_bytes=self._memory_bytes,
+            prepare=lambda: self._prepare_directory(()),
+        )
+
+    @property
+    def _keys(self) -> KeyStore | None:
+        return None if self._exact is None else self._exact.store
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of recent keys, filters and block indices in memory."""
-        return self._window.recent_bytes + self._runs.filter_bytes + self._runs.index_bytes
+        return self._own_bytes() + self._runs.filter_bytes
+
+    def _own_bytes(self) -> int:
+        key_bytes = 0 if self._keys is None else self._keys.memory_bytes
+        return self._window.recent_bytes + self._runs.index_bytes + key_bytes
 
     def set_columns(self, columns: Sequence[int], by: int | None) -> None:
         """Where key and clock columns are from now on."""
@@ -206,7 +255,34 @@ class KeyWindow:
         self._check_usable()
         identities = key_ids(rows, self._columns, self._seed)
         clock = _clock_values(rows, self._by) if self._timed and self._by is not None else None
+        if self._exact is not None:
+            first = self._window.tail
+            batch = self._exact.enter(rows, self._columns, identities, selection, first)
+            if batch is not None:
+                return self._probe_exact(self._exact, batch, rows.num_rows, selection, clock)
         return self.probe_ids(identities.ids, rows.num_rows, keyed=identities.keyed, selection=selection, clock=clock)
+
+    def _probe_exact(
+        self, exact: ExactKeys, batch: KeyedBatch, rows: int, selection: "Buffer | None", clock: "Buffer | None"
+    ) -> tuple[int, Probe]:
+        """Probe until every duplicate's full key is that of its last sighting: once, but for colliding fingerprints."""
+        try:
+            while True:
+                ids = exact.ids(batch)
+                token, probe = self.probe_ids(ids, rows, keyed=batch.keyed, selection=selection, clock=clock)
+                try:
+                    if not probe.duplicates or exact.settle(batch, self._window.duplicates(), self._id_at):
+                        return token, probe
+                except BaseException:
+                    self._window.abort(token)
+                    raise
+                self._window.abort(token)
+        except BaseException:
+            exact.truncate(batch.first)
+            raise
+
+    def _id_at(self, position: int) -> bytes:
+        return self._window.ids(position, position + 1)
 
     def probe_ids(
         self,
@@ -250,6 +326,8 @@ class KeyWindow:
     def abort(self, token: int) -> None:
         """Take back the marks of a token and of every later one. Raises ValueError unless it is open."""
         self._window.abort(token)
+        if self._exact is not None:
+            self._exact.truncate(self._window.tail)
 
     def _poll(self) -> None:
         """Let what the background has done take its place. Raises what failed there."""
@@ -260,6 +338,8 @@ class KeyWindow:
     def _fit(self) -> None:
         """Drop what fell out of the window; seal where recent keys near the budget, and wait where they reach it."""
         self._runs.drop_expired(self._window)
+        if self._keys is not None:
+            self._fit_keys(self._keys)
         while (taken := self._budgeted_bytes()) > self._memory_bytes * _SEAL_FROM:
             if not self._runs.sealing:
                 stop = self._seal_stop()
@@ -273,9 +353,15 @@ class KeyWindow:
                 break
         self._log.drop_below(self._window.oldest)
 
+    def _fit_keys(self, keys: KeyStore) -> None:
+        committed = self._window.committed
+        keys.drop_below(min(self._window.horizon, committed))
+        keys.commit(committed)
+        if self._budgeted_bytes() > self._memory_bytes * _SEAL_FROM:
+            keys.shrink(int(self._memory_bytes * _KEYS_SHARE), committed)
+
     def _budgeted_bytes(self) -> int:
-        filter_bytes = 0 if self._filters_on_top else self._runs.filter_bytes
-        return self._window.recent_bytes + self._runs.index_bytes + filter_bytes
+        return self._own_bytes() + (0 if self._filters_on_top else self._runs.filter_bytes)
 
     def _seal_stop(self) -> int | None:
         """Where the next run ends: after a quarter of the recent keys, at a chunk's border; None with too few keys."""
@@ -320,14 +406,17 @@ class KeyWindow:
         self._failed = True
         segments = self._log.sync()
         runs = self._runs.make_durable()
+        exact = {} if self._exact is None else {"exact": self._exact.snapshot(self._window.committed)}
         self._failed = False
-        return self.describe() | {"segments": segments, "runs": runs}
+        return self.describe() | {"segments": segments, "runs": runs} | exact
 
     def restore(self, state: WindowState) -> None:
         """Become the window that ``snapshot`` described. Raises CorruptState, or StateError where it does not fit."""
         self._restore_description(state)
-        self._prepare_directory([entry["file"] for kind in ("segments", "runs") for entry in state[kind]])
+        self._prepare_directory(_file_names(state))
         self._failed = True
+        if self._exact is not None:
+            self._exact.restore(state["exact"])
         self._runs.restore(state["runs"], self._window)
         for first, ids in self._log.restore(state["segments"], state["oldest"]):
             if first != self._window.tail:
@@ -342,6 +431,8 @@ class KeyWindow:
             raise StateError(
                 "dedup: the state is that of another window (within=); start anew or restore the pipeline."
             )
+        if ("exact" in state) != self._compares_bytes:
+            raise StateError("dedup: the state is that of a window with another exact=; start anew.")
         if self._window.tail != self._start or self._directory_ready:
             raise StateError("dedup: a window that has seen rows cannot be restored")
         self._start = state["oldest"] - state["evictions"]
@@ -359,15 +450,23 @@ class KeyWindow:
         self._check_usable()
         runs = self._runs.contents()
         ids = self._window.ids(self._window.oldest, self._window.committed)
-        return self.describe() | {"runs": [state for state, _ in runs]}, [ids, *(content for _, content in runs)]
+        described = self.describe() | {"runs": [state for state, _ in runs]}
+        contents = [ids, *(content for _, content in runs)]
+        if self._exact is not None:
+            described["exact"], keys = self._exact.contents(self._window.committed)
+            contents += keys
+        return described, contents
 
     def load(self, state: WindowState, contents: Sequence[bytes]) -> None:
         """Become the window that ``contents`` gave. Raises CorruptState, or StateError where it does not fit."""
         self._restore_description(state)
-        ids, *files = contents
+        ids, *others = contents
+        files, keys = others[: len(state["runs"])], others[len(state["runs"]) :]
         self._failed = True
         if files:
             self._prepare_directory(())
+        if self._exact is not None:
+            self._exact.load(state["exact"], keys)
         for run, content in zip(state["runs"], files, strict=True):
             with self._storage.create(os.path.join(self._directory, run["file"])) as file:
                 file.append(content)
@@ -379,6 +478,8 @@ class KeyWindow:
         """The snapshot ``state`` is final: delete the files that only earlier ones need. Raises OSError."""
         self._log.release(state["segments"])
         self._runs.release(state["runs"])
+        if self._exact is not None:
+            self._exact.release(state["exact"])
 
     def statistics(self) -> WindowStatistics:
         """Counters of committed probes, and sizes as of now."""
@@ -399,6 +500,8 @@ class KeyWindow:
             runs=len(self._runs),
             merges=self._runs.merges,
             merges_postponed=self._runs.merges_postponed,
+            key_bytes=0 if self._keys is None else self._keys.memory_bytes,
+            key_disk_bytes=0 if self._keys is None else self._keys.disk_bytes,
         )
 
     def close(self) -> None:
@@ -406,6 +509,22 @@ class KeyWindow:
         self._failed = True
         self._log.close()
         self._runs.close()
+        if self._exact is not None:
+            self._exact.close()
+
+
+def exactness_faults(exact: object) -> list[str]:
+    """What is wrong with an ``exact=`` argument."""
+    allowed = get_args(Exactness)
+    if exact in allowed:
+        return []
+    return [f"dedup: exact= must be {' or '.join(map(repr, allowed))}, found {exact!r}"]
+
+
+def _file_names(state: WindowState) -> list[str]:
+    """The files that a snapshot names."""
+    keys = state.get("exact", {}).get("keys") or {"segments": []}
+    return [entry["file"] for entry in [*state["segments"], *state["runs"], *keys["segments"]]]
 
 
 def _clock_values(rows: pa.RecordBatch, column: int) -> "Buffer":
