@@ -36,9 +36,10 @@ def probe(window, numbers):
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["probe", "probe", "probe", "commit", "abort", "restart", "background"]),
-        st.lists(st.integers(0, 60), max_size=30),
+        st.sampled_from(["probe", "probe", "probe", "commit", "commit", "commit", "abort", "restart", "background"]),
+        st.lists(st.integers(0, 40), min_size=4, max_size=30),
     ),
+    min_size=8,
     max_size=25,
 )
 
