@@ -49,7 +49,7 @@ cdef class KeyIds:
     cdef readonly Py_ssize_t null_count
     cdef readonly bint whole
 
-    def __init__(self, ids: object, keyed: object | None, null_count: int, whole: bool):
+    def __init__(self, ids: object, keyed: object | None, null_count: int, whole: bool = False):
         self.ids = ids
         self.keyed = keyed
         self.null_count = null_count

@@ -20,6 +20,7 @@ from engine._core import arrow_c, crc32c, hash, partition, pool
 from engine._core.bloom import BloomFilter
 from engine._core.dedup import DedupWindow
 from engine._core.id_run import BLOCK_SIZE_BYTES, ENTRY_BYTES, RunEncoder, RunMerger
+from engine._core.key_pages import KeyPages
 from engine._core.lru import RecentKeys
 
 REFUSALS = (ValueError, IndexError, TypeError, pa.ArrowException)
@@ -95,6 +96,35 @@ def key_ids(choices: Choices) -> None:
     pairs = {(key, identity) for key, identity, has in zip(row_keys(node, columns), ids, keyed, strict=True) if has}
     assert len(pairs) == len({key for key, _ in pairs})
     assert all(identity == bytes(16) for identity, has in zip(ids, keyed, strict=True) if not has)
+
+
+def full_keys(choices: Choices) -> None:
+    node = batch(choices)
+    source = Foreign(node)
+    columns = every_column(node)
+    pages = KeyPages(0, 64)
+    if must_refuse(choices, source, lambda: pages.append(source, columns)):
+        return
+    pages.append(source, columns, keyed=hash.key_ids(source, columns, SEED).keyed)
+    keys = [
+        key
+        for key, row in zip(row_keys(node, columns), zip(*(child.raw for child in node.children), strict=True), strict=True)
+        if all(value is not None for value in row)
+    ]
+    found = [pages.key(position) for position in range(pages.tail)]
+    assert len(found) == len(keys)
+    assert len(set(zip(keys, found, strict=True))) == len(set(keys)) == len(set(found))
+    _, table, blocks = pages.encode(0, pages.tail, 2**20)
+    again = KeyPages()
+    again.load(table, blocks)
+    assert [again.key(position) for position in range(again.tail)] == found
+    junk = choices.raw(len(table) + len(blocks))
+    if junk != table + blocks and table:
+        try:
+            KeyPages().load(junk[: len(table)], junk[len(table) :])
+        except REFUSALS:
+            return
+        raise AssertionError("accepted: blocks of chance")
 
 
 def _selection(choices: Choices, rows: int) -> bytes | None:
@@ -319,6 +349,7 @@ TARGETS: dict[str, Callable[[Choices], None]] = {
     "arrow_c": describe,
     "hash": hash_rows,
     "key_ids": key_ids,
+    "key_pages": full_keys,
     "partition": partitioned,
     "gather": gathered,
     "combine_selection": combined,
