@@ -4,7 +4,7 @@
 // - The block is a persisted format, little-endian: for each of its keys the end of its bytes (32 bits, from the first
 //   key's begin), then the bytes. Its checksum (CRC32C), keys and size stand in the table beside the blocks (12 bytes
 //   a block), whose owner vouches for them.
-// - A block is full at 8 KiB; one key may be larger.
+// - A block is full at 4 KiB; one key may be larger.
 // - No I/O. Nothing of a block is read outside its size, whatever it holds.
 #pragma once
 
@@ -17,7 +17,7 @@
 
 namespace engine {
 
-constexpr size_t kKeyBlockBytes = 8192;
+constexpr size_t kKeyBlockBytes = 4096;
 
 struct KeyBlock {
     uint32_t keys;
@@ -75,6 +75,11 @@ inline bool is_sound(const KeyBlock& entry, const uint8_t* block) {
 inline KeyView key_in_block(const KeyBlock& entry, const uint8_t* block, uint32_t key) {
     const uint32_t begin = key == 0 ? 0 : block_end(block, key - 1);
     return {block + entry.keys * sizeof(uint32_t) + begin, block_end(block, key) - begin};
+}
+
+// REQUIRES: the block is sound.
+inline void append_keys(KeyPages& pages, const KeyBlock& entry, const uint8_t* block) {
+    pages.append_each(entry.keys, [&](size_t key) { return key_in_block(entry, block, static_cast<uint32_t>(key)); });
 }
 
 }  // namespace engine

@@ -53,11 +53,11 @@ class KeyPages {
         undoing([&] { write_key_bytes(batch, wanted, [this](uint64_t size) { return place(size); }); });
     }
 
-    // Keys that are there as bytes, each as long as the difference of two ends.
-    void append(const uint8_t* bytes, const uint32_t* ends, size_t count) {
+    // `count` keys; `key(i)` views each.
+    template <class Key>
+    void append_each(size_t count, Key&& key) {
         undoing([&] {
-            uint32_t begin = 0;
-            for (size_t i = 0; i < count; begin = ends[i++]) put(bytes + begin, ends[i] - begin);
+            for (size_t i = 0; i < count; ++i) put(key(i).data, key(i).size);
         });
     }
 
@@ -86,7 +86,7 @@ class KeyPages {
 
     // Where `first` must go for the pages to take at most so many bytes.
     uint64_t first_within(size_t limit_bytes) const noexcept {
-        size_t left = bytes_;
+        size_t left = bytes_ + (spare_ ? 0 : page_bytes_ + kRoom);  // the first one that goes is kept
         for (const Page& page : pages_) {
             if (left <= limit_bytes) return std::max(first_, page.first);
             left -= page.memory();
@@ -101,11 +101,13 @@ class KeyPages {
         const Page* pages[kGroup];
         KeyView previous[kGroup];
         uint64_t lowest = kNoDifference;
+        const Finder finder(pages_);
+        const Page* here = nullptr;  // of the position at hand: positions mostly ascend
         for (size_t start = 0; start < count; start += kGroup) {
             const size_t size = std::min(kGroup, count - start);
             const Sighting* group = sightings + start;
             for (size_t i = 0; i < size; ++i) {
-                pages[i] = group[i].previous < first_ ? nullptr : &page_of(group[i].previous);
+                pages[i] = group[i].previous < first_ ? nullptr : finder.page_of(group[i].previous);
                 if (pages[i]) pages[i]->prefetch_end(group[i].previous);
             }
             for (size_t i = 0; i < size; ++i) {
@@ -116,9 +118,11 @@ class KeyPages {
             for (size_t i = 0; i < size; ++i) {
                 if (!pages[i]) {
                     elsewhere.push_back(static_cast<uint32_t>(start + i));
-                } else if (at(group[i].position) != previous[i]) {
-                    lowest = std::min(lowest, group[i].position);
+                    continue;
                 }
+                const uint64_t position = group[i].position;
+                if (!here || position < here->first || position >= here->stop()) here = finder.page_of(position);
+                if (here->at(position) != previous[i]) lowest = std::min(lowest, position);
             }
         }
         return lowest;
@@ -146,6 +150,33 @@ class KeyPages {
         void prefetch_end(uint64_t position) const noexcept {
             prefetch_read(ends.data() + static_cast<size_t>(position - first));
         }
+    };
+
+    // The pages by the position that they begin with, side by side: a search in a deque waits for memory at every step.
+    class Finder {
+      public:
+        explicit Finder(const std::deque<Page>& pages) {
+            firsts_.reserve(pages.size());
+            pages_.reserve(pages.size());
+            for (const Page& page : pages) {
+                firsts_.push_back(page.first);
+                pages_.push_back(&page);
+            }
+        }
+        // REQUIRES: the position is in one of them.
+        const Page* page_of(uint64_t position) const noexcept {
+            const uint64_t* base = firsts_.data();
+            for (size_t left = firsts_.size(); left > 1;) {
+                const size_t half = left / 2;
+                base = base[half] <= position ? base + half : base;
+                left -= half;
+            }
+            return pages_[static_cast<size_t>(base - firsts_.data())];
+        }
+
+      private:
+        std::vector<uint64_t> firsts_;
+        std::vector<const Page*> pages_;
     };
 
     const Page& page_of(uint64_t position) const noexcept {
@@ -199,13 +230,24 @@ class KeyPages {
         page.capacity = std::max(size, page_bytes_);
         const size_t before = pages_.empty() ? page_bytes_ / 64 : pages_.back().ends.size();
         page.ends.reserve(std::clamp(before + before / 4, kFewestKeys, kMostKeys));
-        page.bytes.reset(new uint8_t[page.capacity + kRoom]);
+        if (spare_ && page.capacity == page_bytes_) {
+            page.bytes = std::move(spare_);
+            bytes_ -= page_bytes_ + kRoom;
+        } else {
+            page.bytes.reset(new uint8_t[page.capacity + kRoom]);
+        }
         pages_.push_back(std::move(page));
         bytes_ += pages_.back().memory();
     }
 
+    // Drops the last page or the first one; the bytes of one are kept for the next page.
     void drop(bool last) noexcept {
-        bytes_ -= (last ? pages_.back() : pages_.front()).memory();
+        Page& page = last ? pages_.back() : pages_.front();
+        bytes_ -= page.memory();
+        if (!spare_ && page.capacity == page_bytes_) {
+            spare_ = std::move(page.bytes);
+            bytes_ += page_bytes_ + kRoom;
+        }
         last ? pages_.pop_back() : pages_.pop_front();
     }
 
@@ -214,6 +256,7 @@ class KeyPages {
     uint64_t tail_;
     size_t bytes_ = 0;
     std::deque<Page> pages_;
+    std::unique_ptr<uint8_t[]> spare_;
 };
 
 }  // namespace engine

@@ -33,7 +33,6 @@ cdef extern from "key_block.hpp" namespace "engine" nogil:
         KeyView at(uint64_t position)
         uint64_t bytes_between(uint64_t start, uint64_t stop)
         void append_rows "append"(const Batch& batch, const KeyedRows& wanted) except +
-        void append_keys "append"(const uint8_t* bytes, const uint32_t* ends, size_t count) except +
         void append_fixed(const uint8_t* keys, size_t size, int64_t rows, const KeyedRows& wanted) except +
         void truncate(uint64_t position)
         void release_below(uint64_t position)
@@ -44,6 +43,7 @@ cdef extern from "key_block.hpp" namespace "engine" nogil:
         uint32_t bytes
         uint32_t crc
     KeyBlock append_block(const Pages& pages, uint64_t start, uint64_t stop, vector[uint8_t]& blocks) except +
+    void append_keys(Pages& pages, const KeyBlock& entry, const uint8_t* block) except +
     bint is_sound(const KeyBlock& entry, const uint8_t* block)
     KeyView key_in_block(const KeyBlock& entry, const uint8_t* block, uint32_t key)
     const uint64_t kNoDifference
@@ -167,7 +167,7 @@ cdef class KeyPages:
         """
         cdef size_t pairs = <size_t> block_of.shape[0], count = <size_t> firsts.shape[0]
         cdef vector[size_t] starts
-        cdef size_t i, total = 0
+        cdef size_t i, total = 0, sound = 0
         cdef uint64_t lowest = kNoDifference
         cdef uint64_t key
         cdef const KeyBlock* entries = <const KeyBlock*> &table[0] if table.shape[0] else NULL
@@ -178,9 +178,11 @@ cdef class KeyPages:
             total += entries[i].bytes
         if total != <size_t> blocks.shape[0]:
             raise ValueError(f"the table tells of {total} bytes of blocks, not of {blocks.shape[0]}")
-        for i in range(count):
-            if not is_sound(entries[i], &blocks[0] + starts[i]):
-                raise DamagedKeysError(i)
+        with nogil:
+            while sound < count and is_sound(entries[sound], &blocks[0] + starts[sound]):
+                sound += 1
+        if sound < count:
+            raise DamagedKeysError(sound)
         for i in range(pairs):
             if block_of[i] >= count or not self.pages.first() <= sightings[2 * i] < self.pages.tail():
                 raise IndexError(f"pair {i} is not of these blocks and positions")
@@ -225,9 +227,7 @@ cdef class KeyPages:
             block = &blocks[0] + start
             if not is_sound(entries[i], block):
                 raise DamagedKeysError(i)
-            with nogil:
-                self.pages.append_keys(block + entries[i].keys * sizeof(uint32_t), <const uint32_t*> block,
-                                       entries[i].keys)
+            append_keys(self.pages[0], entries[i], block)
             start += entries[i].bytes
 
     cdef int _check(self, uint64_t start, uint64_t stop) except -1:

@@ -64,7 +64,7 @@ class Collisions:
     def suspects(self, ids: "Buffer") -> NDArray[np.intp]:
         """Rows whose fingerprint may be in the table: its lower half is."""
         halves = np.frombuffer(b"".join(self._entries), np.uint64)[::2]
-        return np.flatnonzero(np.isin(np.frombuffer(ids, np.uint64)[::2], halves))
+        return np.flatnonzero(np.isin(np.frombuffer(memoryview(ids), np.uint64)[::2], halves))
 
     def truncate(self, position: int) -> None:
         """Forget what was noticed at ``position`` or later."""

@@ -94,9 +94,9 @@ class Deduplicator:
     ``statistics``. A background thread writes and merges the files; while it merges, there are a third more of files
     and filters at most.
 
-    A key of up to 16 bytes (or a value of exactly 16) is its own identity. A longer one is known by a fingerprint of 128
-    bits under a secret seed, or with ``exact="bytes"`` by all its bytes: these are kept as long as the key is in the window,
-    within ``memory``, and what does not fit in files.
+    Keys of up to 16 bytes of numbers, and single values of exactly 16 bytes, are their own identities. Others are known
+    by a fingerprint of 128 bits under a secret seed, or with ``exact="bytes"`` by all their bytes: these are kept as long
+    as the key is in the window, within ``memory``, and those that do not fit in files.
 
     Raises PipelineError for arguments that make no sense. Threads may share it: their calls take turns.
 

@@ -53,7 +53,7 @@ class KeyedBatch:
         wanted = np.ones(self._rows, np.bool_)
         for flags in (self.keyed, self._selection):
             if flags is not None:
-                wanted &= np.frombuffer(flags, np.uint8, self._rows) != 0
+                wanted &= np.frombuffer(memoryview(flags), np.uint8, self._rows) != 0
         return np.flatnonzero(wanted)
 
     def fingerprint_of(self, row: int) -> bytes:
@@ -185,7 +185,7 @@ class ExactKeys:
 
 def _shortened(ids: "Buffer", bits: int) -> "Buffer":
     """Fingerprints of so few bits that keys collide."""
-    halves = np.frombuffer(ids, np.uint64).reshape(-1, 2).copy()
+    halves = np.frombuffer(memoryview(ids), np.uint64).reshape(-1, 2).copy()
     halves[:, 0] &= np.uint64((1 << bits) - 1)
     halves[:, 1] = 0
-    return halves.reshape(-1).view(np.uint8).data
+    return halves.tobytes()

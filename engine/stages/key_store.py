@@ -109,19 +109,16 @@ class KeyStore:
         ``sightings`` are pairs (position, previous), uint64; ``ids`` gives the id of a position. Raises CorruptState.
         """
         pairs = np.frombuffer(sightings, np.uint64)
-        lowest, numbers = self._pages.compare(pairs)
+        lowest, numbers = self._pages.compare(pairs.data)
         if not numbers:
             return lowest
         elsewhere = pairs.reshape(-1, 2)[np.frombuffer(numbers, np.uint32)]
         before = elsewhere[:, 1] < np.uint64(self.start)
-        found = [] if lowest is None else [lowest]
-        for position in map(int, elsewhere[before, 0]):
-            if self._pages.key(position) != ids(position):
-                found.append(position)
+        found = [lowest]
+        found += [at for at in map(int, elsewhere[before, 0]) if self._pages.key(at) != ids(at)]
         if not before.all():
-            lowest = self._log.compare(self._pages, elsewhere[~before])
-            found += [] if lowest is None else [lowest]
-        return min(found, default=None)
+            found.append(self._log.compare(self._pages, elsewhere[~before]))
+        return min((position for position in found if position is not None), default=None)
 
     def commit(self, committed: int) -> None:
         """The keys below ``committed`` are final: with enough of them, write those that must be written anyway."""

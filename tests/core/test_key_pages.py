@@ -69,7 +69,7 @@ def test_ids_are_whole_by_type_only_where_each_is_its_key(drawn):
     identities = key_ids(drawn.batch, columns, SEED)
     if identities.whole:
         ids = bytes(identities.ids)
-        rows = [row for row in zip(*drawn.columns, strict=True)]
+        rows = zip(*drawn.columns, strict=True)
         expected = [bytes(16) if None in row else packed(row) or bytes_of(row[0]) for row in rows]
         assert [ids[at : at + 16] for at in range(0, len(ids), 16)] == expected
 
@@ -111,11 +111,11 @@ def test_pages_are_a_list_with_a_beginning_and_an_end(steps, page_bytes, start):
     middle = first + len(kept) // 2
     assert pages.bytes_between(first, middle) == sum(map(len, kept[: len(kept) // 2]))
     assert pages.bytes_between(middle, pages.tail) == sum(map(len, kept[len(kept) // 2 :]))
-    limit = pages.size_bytes // 2
+    limit = max(pages.size_bytes // 2, page_bytes + 16)  # a page is kept for the next keys
     pages.release_below(pages.first_within(limit))
     assert pages.size_bytes <= limit
     pages.truncate(start)
-    assert pages.size_bytes == 0
+    assert pages.size_bytes <= page_bytes + 16
 
 
 @settings(max_examples=200)
@@ -153,7 +153,7 @@ def test_blocks_give_back_what_they_took(keys, limit):
     while start < pages.tail:
         behind, table, blocks = pages.encode(start, pages.tail, limit)
         assert behind > start
-        assert len(blocks) < limit + 8192 + 500
+        assert len(blocks) < limit + 4096 + 500
         again.load(table, blocks)
         start = behind
     assert all_keys(again) == keys
@@ -176,7 +176,7 @@ def test_a_damaged_block_gives_no_answer(keys, data):
     damaged[bit // 8] ^= 1 << bit % 8
     with pytest.raises((DamagedKeysError, ValueError)):
         KeyPages().load(damaged[: len(table)], damaged[len(table) :])
-    with pytest.raises(ValueError, match="damaged|tells of"):
+    with pytest.raises(ValueError, match=r"damaged|tells of"):
         pages.compare_in_blocks(pairs([(0, 0)]), np.zeros(1, np.uint32), pairs([0]), damaged[:12], damaged[12:])
 
 

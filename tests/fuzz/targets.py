@@ -108,7 +108,9 @@ def full_keys(choices: Choices) -> None:
     pages.append(source, columns, keyed=hash.key_ids(source, columns, SEED).keyed)
     keys = [
         key
-        for key, row in zip(row_keys(node, columns), zip(*(child.raw for child in node.children), strict=True), strict=True)
+        for key, row in zip(
+            row_keys(node, columns), zip(*(child.raw for child in node.children), strict=True), strict=True
+        )
         if all(value is not None for value in row)
     ]
     found = [pages.key(position) for position in range(pages.tail)]

@@ -1,4 +1,4 @@
-"""Windows that compare whole keys, with fingerprints of so few bits that keys collide all the time, against the model."""
+"""Windows that compare whole keys, with fingerprints so short that keys collide all the time, against the model."""
 
 import json
 import random
@@ -264,6 +264,12 @@ def test_files_that_fell_out_of_the_window_are_deleted(tmp_path):
         window.close()
 
 
+def ask_restored(directory, state):
+    window = exact_window(directory, within=None, bits=128)
+    window.restore(state)
+    window.probe_batch(batch_of(range(300)))
+
+
 @settings(max_examples=80)
 @given(st.data())
 def test_a_damaged_file_of_keys_is_noticed(tmp_path_factory, data):
@@ -280,10 +286,8 @@ def test_a_damaged_file_of_keys_is_noticed(tmp_path_factory, data):
     else:
         del content[data.draw(st.integers(0, len(content) - 1)) :]
     path.write_bytes(content)
-    window = exact_window(directory, within=None, bits=128)
     with pytest.raises((CorruptState, StateError), match=path.name):
-        window.restore(state)
-        window.probe_batch(batch_of(range(300)))
+        ask_restored(directory, state)
     assert path.read_bytes() == content
 
 
