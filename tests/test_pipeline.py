@@ -6,10 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from pyarrow import parquet
 
 import engine
 from engine import sinks, sources
-from engine.errors import PipelineError
+from engine.errors import PipelineError, StateError
 
 ROWS = pa.table({"id": [1, 2], "event_id": ["a", "b"], "ts": pa.array([0, 1], pa.timestamp("us"))})
 
@@ -71,6 +72,7 @@ def test_all_faults_are_found_at_once_with_the_nearest_name() -> None:
         (started().dedup("id", within=timedelta(seconds=1), by="id"), 'by="id" must be a timestamp, found int64'),
         (started().dedup("id", within=timedelta(0), by="ts"), "above zero"),
         (started().dedup("id", by="ts"), "goes with within="),
+        (started().dedup("id", exact="full"), "exact= must be 'fingerprint' or 'bytes', found 'full'"),
         (started().key_by("id").dedup("event_id"), "behind key_by its keys must include id"),
         (started().dedup("id").dedup("id"), "stands twice"),
         (started().map(lambda rows: None), "returned None"),
@@ -142,3 +144,31 @@ def test_explain_as_text_and_as_mermaid() -> None:
     assert chart.count("-->") == 4
     with pytest.raises(PipelineError, match="format must be"):
         pipeline.explain(format="dot")  # type: ignore[arg-type]
+
+
+def test_only_whole_keys_are_part_of_the_graphs_fingerprint() -> None:
+    by_default, by_bytes = started().dedup("id"), started().dedup("id", exact="bytes")
+    assert by_default.graph.fingerprint() == started().dedup("id", exact="fingerprint").graph.fingerprint()
+    assert "exact" not in str(by_default.graph.fingerprint())
+    assert by_default.graph.fingerprint() != by_bytes.graph.fingerprint()
+    assert "exact by bytes, for ever" in by_bytes.write(sinks.call(print)).explain()
+
+
+def test_whole_keys_are_kept_from_run_to_run(tmp_path: Path) -> None:
+    inputs, out, state = tmp_path / "in", tmp_path / "out", tmp_path / "state"
+    inputs.mkdir()
+
+    def run(day: int) -> list[str]:
+        texts = [f"a text of more than sixteen bytes {number}" for number in range(day * 50, day * 50 + 100)]
+        parquet.write_table(pa.table({"id": texts}), inputs / f"day-{day}.parquet")
+        pipeline = engine.Pipeline("texts").read(sources.parquet(str(inputs))).dedup("id", exact="bytes")
+        engine.run(pipeline.write(sinks.parquet(str(out))), state=state)
+        return sorted(text for path in out.iterdir() for text in parquet.read_table(path)["id"].to_pylist())
+
+    assert len(run(0)) == 100
+    assert any(path.name.startswith("keys-") for path in state.rglob("*.log"))
+    both = run(1)
+    assert len(both) == len(set(both)) == 150
+    relaxed = engine.Pipeline("texts").read(sources.parquet(str(inputs))).dedup("id").write(sinks.parquet(str(out)))
+    with pytest.raises(StateError, match="exact"):
+        engine.run(relaxed, state=state)

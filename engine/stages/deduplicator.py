@@ -95,8 +95,8 @@ class Deduplicator:
     and filters at most.
 
     Keys of up to 16 bytes of numbers, and single values of exactly 16 bytes, are their own identities. Others are known
-    by a fingerprint of 128 bits under a secret seed, or with ``exact="bytes"`` by all their bytes: these are kept as long
-    as the key is in the window, within ``memory``, and those that do not fit in files.
+    by a fingerprint of 128 bits under a secret seed, or with ``exact="bytes"`` by all their bytes: these are kept as
+    long as the key is in the window, within ``memory``, and those that do not fit in files.
 
     Raises PipelineError for arguments that make no sense. Threads may share it: their calls take turns.
 

@@ -149,6 +149,7 @@ def test_what_cannot_be_probed_is_refused():
         ({"keys": "id", "within": timedelta(1)}, "needs by="),
         ({"keys": "id", "within": 5, "by": "ts"}, "by= goes with"),
         ({"keys": "id", "memory": "plenty"}, "memory"),
+        ({"keys": "id", "exact": "full"}, "exact= must be 'fingerprint' or 'bytes', found 'full'"),
     ],
 )
 def test_arguments_without_sense_are_refused(arguments, message):
@@ -182,3 +183,34 @@ def test_threads_may_share_one():
     with Deduplicator("id") as seen, ThreadPoolExecutor(4) as threads:
         probes = list(threads.map(lambda _: seen.probe(ids), range(100)))
     assert sum(probe.fresh for probe in probes) == 1000
+
+
+def texts(numbers):
+    return pa.record_batch({"id": [f"a key of more than sixteen bytes {number}" for number in numbers], "n": numbers})
+
+
+@pytest.mark.parametrize("keys", ["id", ["id", "n"]])
+def test_whole_keys_go_to_disk_and_come_back_from_a_snapshot(tmp_path, keys):
+    with Deduplicator(keys, memory="2MiB", spill=tmp_path, exact="bytes") as seen:
+        for first in range(0, 100_000, 10_000):
+            seen.commit(seen.probe(texts(range(first, first + 10_000))).token)
+        statistics = seen.statistics()
+        assert statistics.key_disk_bytes > 2 * 2**20
+        assert statistics.recent_bytes + statistics.index_bytes + statistics.key_bytes <= 2 * 2**20
+        pending = seen.probe(texts([100_000]))
+        with Deduplicator(keys, memory="2MiB", spill=tmp_path, exact="bytes") as other:
+            other.restore(seen.snapshot())
+            assert other.probe(texts(range(0, 100_000, 100))).duplicates == 1_000
+            assert other.probe(texts(range(100_000, 100_100))).fresh == 100
+        seen.abort(pending.token)
+        with pytest.raises(StateError, match="another exact="):
+            Deduplicator(keys, spill=tmp_path).restore(seen.snapshot())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_ids_cost_nothing_more():
+    with Deduplicator("id", exact="bytes") as seen:
+        seen.commit(seen.probe(batch_of(range(1_000))).token)
+        seen.restore(seen.snapshot())
+        assert seen.probe(batch_of(range(500, 1_500))).duplicates == 500
+        assert seen.statistics().key_bytes == 0
