@@ -8,8 +8,10 @@
 // - No I/O. Nothing of a block is read outside its size, whatever it holds.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
 #include <vector>
 
 #include "crc32c.hpp"
@@ -26,30 +28,25 @@ struct KeyBlock {
 };
 static_assert(sizeof(KeyBlock) == 12, "the table's format");
 
-// The block of the keys from `start` on, at most up to `stop`, appended to `blocks`.
+// The block of the keys from `start` on, at most up to `stop` and to the end of their page, appended to `blocks`.
 inline KeyBlock append_block(const KeyPages& pages, uint64_t start, uint64_t stop, std::vector<uint8_t>& blocks) {
-    uint64_t keys = 0, bytes = 0;
-    while (start + keys < stop) {
-        const uint64_t more = pages.at(start + keys).size + sizeof(uint32_t);
-        if (keys > 0 && bytes + more > kKeyBlockBytes) break;
-        bytes += more;
-        ++keys;
-    }
+    const KeySpan span = pages.span_from(start);
+    const size_t most = static_cast<size_t>(std::min<uint64_t>(span.count, stop - start));
+    const auto bytes_of = [&](size_t keys) { return keys * sizeof(uint32_t) + (span.ends[keys - 1] - span.begin); };
+    size_t keys = 1;
+    while (keys < most && bytes_of(keys + 1) <= kKeyBlockBytes) ++keys;
+    const size_t bytes = bytes_of(keys);
     if (bytes > UINT32_MAX) throw std::length_error("a key has almost 4 GiB");
     const size_t begin = blocks.size();
     blocks.resize(begin + bytes);
-    uint8_t* end_slot = blocks.data() + begin;
-    uint8_t* const first_key = end_slot + keys * sizeof(uint32_t);
-    uint8_t* target = first_key;
-    for (uint64_t i = 0; i < keys; ++i, end_slot += sizeof(uint32_t)) {
-        const KeyView key = pages.at(start + i);
-        if (key.size > 0) std::memcpy(target, key.data, key.size);
-        target += key.size;
-        const uint32_t end = static_cast<uint32_t>(target - first_key);
-        std::memcpy(end_slot, &end, sizeof end);
+    uint8_t* const block = blocks.data() + begin;
+    for (size_t key = 0; key < keys; ++key) {
+        const uint32_t end = span.ends[key] - span.begin;
+        std::memcpy(block + key * sizeof end, &end, sizeof end);
     }
-    const uint32_t crc = crc32c(0, blocks.data() + begin, bytes);
-    return {static_cast<uint32_t>(keys), static_cast<uint32_t>(bytes), crc};
+    const size_t ends_bytes = keys * sizeof(uint32_t);
+    if (bytes > ends_bytes) std::memcpy(block + ends_bytes, span.bytes + span.begin, bytes - ends_bytes);
+    return {static_cast<uint32_t>(keys), static_cast<uint32_t>(bytes), crc32c(0, block, bytes)};
 }
 
 inline uint32_t block_end(const uint8_t* block, uint32_t key) {

@@ -33,6 +33,14 @@ struct KeyView {
     friend bool operator!=(const KeyView& a, const KeyView& b) noexcept { return !(a == b); }
 };
 
+// Keys side by side: the first begins at `bytes + begin`, each ends at its `bytes + ends[i]`, where the next begins.
+struct KeySpan {
+    const uint8_t* bytes;
+    uint32_t begin;
+    const uint32_t* ends;
+    size_t count;
+};
+
 constexpr uint64_t kNoDifference = ~0ull;
 
 class KeyPages {
@@ -45,6 +53,13 @@ class KeyPages {
 
     // REQUIRES: first <= position < tail.
     KeyView at(uint64_t position) const noexcept { return page_of(position).at(position); }
+
+    // The keys from `position` on that lie side by side. REQUIRES: first <= position < tail.
+    KeySpan span_from(uint64_t position) const noexcept {
+        const Page& page = page_of(position);
+        const size_t key = static_cast<size_t>(position - page.first);
+        return {page.bytes.get(), page.begin_of(key), page.ends.data() + key, page.ends.size() - key};
+    }
 
     // Bytes of the keys of [start, stop). REQUIRES: first <= start <= stop <= tail.
     uint64_t bytes_between(uint64_t start, uint64_t stop) const noexcept { return offset_of(stop) - offset_of(start); }

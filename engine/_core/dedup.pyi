@@ -64,8 +64,8 @@ class DedupWindow:
         """Counts of the last probe, while its token is open. ValueError."""
 
     def duplicates(self) -> bytes:
-        """Pairs (position, previous) of uint64: where the duplicates of the last probe are, in no order, and where their
-        ids were sighted before. ValueError unless its token is open.
+        """Pairs (position, previous) of uint64: where the duplicates of the last probe are, in no order, and where
+        their ids were sighted before. ValueError unless its token is open.
         """
 
     def commit(self, token: int) -> None:

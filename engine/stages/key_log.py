@@ -178,9 +178,10 @@ class KeyLog:
         for at in range(0, len(numbers), BLOCKS_AT_ONCE):
             some = numbers[at : at + BLOCKS_AT_ONCE]
             begin, end = np.searchsorted(block_of, [at, at + BLOCKS_AT_ONCE])
-            sizes = table["bytes"][some].astype(np.int64)
+            sizes, places = table["bytes"][some].astype(np.int64), offsets[some]
+            apart = np.flatnonzero(np.append(True, places[1:] != places[:-1] + sizes[:-1]))
             try:
-                blocks = segment.file.pread_many(offsets[some].data, sizes.data)
+                blocks = segment.file.pread_many(places[apart].data, np.add.reduceat(sizes, apart).data)
                 found = pages.compare_in_blocks(
                     np.ascontiguousarray(sightings[begin:end]).reshape(-1).data,
                     (block_of[begin:end] - at).astype(np.uint32).data,
@@ -189,9 +190,9 @@ class KeyLog:
                     blocks,
                 )
             except EOFError as error:
-                raise damaged(segment.file, int(offsets[some[-1]]), "the file is too short") from error
+                raise damaged(segment.file, int(places[-1]), "the file is too short") from error
             except DamagedKeysError as error:
-                raise damaged(segment.file, int(offsets[some[error.number]]), "a block of keys is damaged") from error
+                raise damaged(segment.file, int(places[error.number]), "a block of keys is damaged") from error
             lowest = found if lowest is None else lowest if found is None else min(lowest, found)
         return lowest
 

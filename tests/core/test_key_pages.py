@@ -160,7 +160,7 @@ def test_blocks_give_back_what_they_took(keys, limit):
 
 
 def test_the_block_format_stays():
-    _, table, blocks = pages_of([b"ab", b"", b"cde"]).encode(0, 3, 100)
+    _, table, blocks = pages_of([b"gone", b"ab", b"", b"cde"]).encode(1, 4, 100)
     assert blocks == struct.pack("<III", 2, 2, 5) + b"abcde"
     assert table == struct.pack("<III", 3, 17, crc32c(blocks))
     assert TABLE_ENTRY_BYTES == 12
