@@ -60,7 +60,7 @@ class KeyStore:
         self._seed = seed
         self._durable = durable
         self._prepare = prepare
-        self._page_bytes = min(max(memory_bytes // 64, 64), PAGE_BYTES)
+        self._page_bytes = min(max(memory_bytes // 16, 64), PAGE_BYTES)
         self._pages = KeyPages(start, self._page_bytes)
         self._log = KeyLog(storage, directory, seed, start)
         self._garbage: set[str] = set()
