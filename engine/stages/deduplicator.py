@@ -6,6 +6,7 @@ Laws
     - A snapshot holds committed keys only, stands alone, and is checksummed; restoring it gives the same answers.
     - Files lie in a private directory, made when memory is short, removed by ``close``.
     - Calls take turns: threads may share one.
+    - It belongs to the process that made it: a forked child has neither its thread nor its files, and only closes it.
 
 Snapshot (little-endian): magic, format version, bytes of the JSON head, the head, the recent ids, the runs' files,
 CRC32C of everything before it.
@@ -78,6 +79,7 @@ def _in_turn(method: Callable[Concatenate["Deduplicator", P], T]) -> Callable[Co
 
     @wraps(method)
     def locked(self: "Deduplicator", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self._check_owner()  # first: in a forked child the turn may be taken for ever
         with self._turn:
             return method(self, *args, **kwargs)
 
@@ -98,7 +100,8 @@ class Deduplicator:
     by a fingerprint of 128 bits under a secret seed, or with ``exact="bytes"`` by all their bytes: these are kept as
     long as the key is in the window, within ``memory``, and those that do not fit in files.
 
-    Raises PipelineError for arguments that make no sense. Threads may share it: their calls take turns.
+    Raises PipelineError for arguments that make no sense. Threads may share it: their calls take turns. A forked child
+    may not: there every call raises StateError, and ``close`` leaves the files to the process that made them.
 
     >>> with Deduplicator("id", within=1_000_000) as seen:
     ...     probe = seen.probe(batch)
@@ -129,6 +132,7 @@ class Deduplicator:
         self._columns: tuple[int, ...] = ()
         self._clock: int | None = None
         self._closed = False
+        self._owner_pid = os.getpid()
         self._turn = threading.RLock()
         self._background = BackgroundThread("engine-dedup")
         self._window = self._new_window()
@@ -234,9 +238,13 @@ class Deduplicator:
         self._check_open()
         return self._window.statistics()
 
-    @_in_turn
     def close(self) -> None:
-        """Forget everything and remove the files. Harmless when repeated."""
+        """Forget everything and remove the files. Harmless when repeated, and in a forked child."""
+        if self._is_owner():
+            self._close()
+
+    @_in_turn
+    def _close(self) -> None:
         if not self._closed:
             self._closed = True
             self._window.close()
@@ -248,6 +256,16 @@ class Deduplicator:
             for name in self._storage.list(directory):
                 self._storage.unlink(os.path.join(directory, name))
             self._storage.remove_directory(directory)
+
+    def _is_owner(self) -> bool:
+        return os.getpid() == self._owner_pid
+
+    def _check_owner(self) -> None:
+        if not self._is_owner():
+            raise StateError(
+                f"dedup: the deduplicator belongs to process {self._owner_pid}, which forked this one; make one here, "
+                "and restore(snapshot) what it has to know."
+            )
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,5 +1,9 @@
 """The public deduplicator: batches of any Arrow form, tokens, snapshots that stand alone, files that go away."""
 
+import os
+import select
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -12,6 +16,7 @@ from window_model import History
 
 from engine.errors import CorruptState, InputError, PipelineError, StateError
 from engine.stages.deduplicator import Deduplicator
+from engine.storage import Storage
 
 
 def batch_of(numbers):
@@ -214,3 +219,58 @@ def test_whole_ids_cost_nothing_more():
         seen.restore(seen.snapshot())
         assert seen.probe(batch_of(range(500, 1_500))).duplicates == 500
         assert seen.statistics().key_bytes == 0
+
+
+def test_a_forked_child_closes_at_once_and_leaves_the_files(tmp_path, monkeypatch):
+    gate, begun, turn_taken, ended = (threading.Event() for _ in range(4))
+    create = Storage.create
+
+    def held(storage, path, **options):
+        begun.set()
+        gate.wait()
+        return create(storage, path, **options)
+
+    def take_turn(seen):
+        with seen._turn:
+            turn_taken.set()
+            ended.wait()
+
+    with Deduplicator("id", memory="2MiB", spill=tmp_path) as seen:
+        for first in range(0, 100_000, 1_000):
+            seen.commit(seen.probe(batch_of(range(first, first + 1_000))).token)
+        seen._background.join()
+        seen._window._poll()
+        seen._background.join()
+        files = sorted(tmp_path.rglob("*"))
+        assert len(files) > 1
+        monkeypatch.setattr(Storage, "create", held)
+        rows = 100_000
+        while not seen._window._runs.sealing:
+            seen.commit(seen.probe(batch_of(range(rows, rows + 1_000))).token)
+            rows += 1_000
+        begun.wait()
+        other = threading.Thread(target=take_turn, args=(seen,))
+        other.start()
+        turn_taken.wait()
+        answer, told = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                seen.close()
+                with pytest.raises(StateError, match=f"belongs to process {os.getppid()}"):
+                    seen.probe(batch_of([1]))
+                os.write(told, b"closed")
+            finally:
+                os._exit(0)
+        os.close(told)
+        if not select.select([answer], [], [], 20)[0]:
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        gate.set()
+        ended.set()
+        other.join()
+        assert os.read(answer, 6) == b"closed"
+        os.close(answer)
+        assert set(files) <= set(tmp_path.rglob("*"))
+        assert seen.probe(batch_of(range(0, rows, 100))).duplicates == rows // 100
+    assert list(tmp_path.iterdir()) == []
