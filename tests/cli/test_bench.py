@@ -1,6 +1,7 @@
 """``engine bench``: the benchmarks that it finds, what it shows, and that nobody is measured on wrong work."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,7 @@ def test_it_measures_shows_and_draws(tmp_path):
     assert {name for _, name in measured} == {"engine", "engine, portable code", "zlib crc32", "OrderedDict"}
     assert all(one["stats"]["rounds"] >= 1 and one["stats"]["median"] > 0 for one in measured.values())
     assert (tmp_path / "p.svg").read_text().startswith("<svg ")
+    assert sorted(os.listdir(tmp_path)) == ["m.json", "p.svg"]
 
 
 def test_contenders_take_turns_and_a_wrong_answer_is_no_measurement(made_up, tmp_path, capfd):
@@ -165,6 +167,31 @@ def test_an_unknown_name_is_told_with_those_there_are(capsys):
 def test_a_place_that_is_not_there_is_told_before_the_work(option, tmp_path, capsys):
     assert main(["bench", "crc32c", option, str(tmp_path / "no" / "file")]) == 1
     assert f"no directory {tmp_path / 'no'} for file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [(".", ". is there and no file"), ("/proc/x.svg", "/proc/x.svg cannot be written")],
+)
+def test_a_place_that_cannot_be_written_is_told_before_the_work(option, place, message, monkeypatch, capsys):
+    monkeypatch.setattr(session.subprocess, "run", lambda *arguments, **options: pytest.fail("has measured"))
+    assert main(["bench", "crc32c", option, place]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_interrupted_leaves_the_earlier_files(tmp_path, monkeypatch):
+    def interrupted(command, **options):
+        raise KeyboardInterrupt
+
+    files = {name: tmp_path / name for name in ("m.json", "p.svg")}
+    for name, file in files.items():
+        file.write_text(f"earlier {name}")
+    monkeypatch.setattr(session.subprocess, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmarks(["crc32c"], size="small", json_file=files["m.json"], plot_file=files["p.svg"])
+    assert {name: file.read_text() for name, file in files.items()} == {name: f"earlier {name}" for name in files}
+    assert sorted(os.listdir(tmp_path)) == ["m.json", "p.svg"]
 
 
 def test_every_kernel_and_the_whole_job_have_a_benchmark():

@@ -6,6 +6,8 @@ package or in it, as pytest collects by path. So a wheel can measure itself wher
 Laws
     - The table goes to stdout; what pytest says goes to stderr as it comes.
     - What was measured is shown even if other benchmarks failed; then the command fails all the same.
+    - Files that are wanted are tried before the work, and replaced whole when it is done: what stops it before leaves
+      them as they were. The working directory gets nothing else.
 """
 
 import json
@@ -45,18 +47,19 @@ def run_benchmarks(names: Sequence[str], *, size: str, json_file: Path | None, p
     if find_spec("pytest_benchmark") is None:
         raise BenchmarkError(f"bench: pytest-benchmark is not installed: {INSTALL} brings it, and the peers.")
     for file in (json_file, plot_file):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise BenchmarkError(f"bench: no directory {file.absolute().parent} for {file.name}; make it first.")
+        if file is not None:
+            _check_writable(file)
     folder = _folder()
     files = [str(folder / f"{PREFIX}{name}.py") for name in names] or [str(folder)]
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as scratch:
-        measured = Path(scratch) / "measured.json" if json_file is None else json_file.absolute()
-        measured.unlink(missing_ok=True)
+        measured = Path(scratch) / "measured.json"
         # Its own temporary directory: the one that pytest shares is tidied by whoever runs pytest at the same time.
-        places = [f"--basetemp={scratch}/work", f"--benchmark-json={measured}"]
+        places = [f"--basetemp={scratch}/work", f"--benchmark-json={measured}", f"--benchmark-storage={scratch}/saved"]
         command = [sys.executable, *PYTEST, f"--size={size}", *places, *files]
         done = subprocess.run(command, stdout=2, stdin=subprocess.DEVNULL)
         standings = _standings(measured)
+        if json_file is not None and standings:
+            _replace(json_file, measured.read_bytes())
     for line in table_lines(standings):
         print(line)
     sys.stdout.flush()
@@ -89,4 +92,34 @@ def _plot(standings: Sequence[Standing], file: Path) -> None:
         picture = plot_svg(standings)
     except ValueError as error:
         raise BenchmarkError(f"bench: nothing to draw: {error}. Peers come with {INSTALL}.") from error
-    file.write_text(picture, encoding="utf-8")
+    _replace(file, picture.encode())
+
+
+def _check_writable(file: Path) -> None:
+    """Raise BenchmarkError where ``_replace`` would, as far as one can know."""
+    place = file.resolve()
+    if not place.parent.is_dir():
+        raise BenchmarkError(f"bench: no directory {place.parent} for {file.name}; make it first.")
+    if place.exists() and not place.is_file():
+        raise BenchmarkError(f"bench: {file} is there and no file; name a file to write.")
+    try:
+        with tempfile.TemporaryFile(dir=place.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(file, error) from error
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write the file beside its place, then put it there."""
+    place = file.resolve()
+    beside = place.with_name(f".{place.name}.new")
+    try:
+        beside.write_bytes(content)
+        beside.replace(place)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise _unwritable(file, error) from error
+
+
+def _unwritable(file: Path, error: OSError) -> BenchmarkError:
+    return BenchmarkError(f"bench: {file} cannot be written: {error.strerror}; name another place.")
