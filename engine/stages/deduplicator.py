@@ -159,7 +159,8 @@ class Deduplicator:
 
         ``batch`` is a record batch, or any object with ``__arrow_c_array__`` of a struct. Raises InputError for a
         missing column, CorruptState for a damaged spill file, OSError for a full disk (both also where the background
-        met them), MemoryError; then nothing is marked.
+        met them), MemoryError; then nothing is marked. What failed in the background, or in ``commit``, is final: from
+        then on StateError, until an earlier snapshot is restored.
         """
         self._check_open()
         rows = _record_batch(batch)
@@ -181,8 +182,11 @@ class Deduplicator:
 
     @_in_turn
     def commit(self, token: int) -> None:
-        """Make the marks of a token final. Raises ValueError unless it is the oldest open one, OSError for a full
-        disk.
+        """Make the marks of a token final. Raises ValueError unless it is the oldest open one.
+
+        Raises OSError for a full disk and CorruptState for a damaged spill file, also where the background met them.
+        Then the files are behind what was marked, and probe, commit and snapshot raise StateError: ``restore`` an
+        earlier snapshot, which wants room for its files, or begin anew.
         """
         self._check_open()
         self._window.commit(token)
@@ -195,7 +199,7 @@ class Deduplicator:
 
     @_in_turn
     def snapshot(self) -> bytes:
-        """The committed keys, for ``restore`` in this or another process."""
+        """The committed keys, for ``restore`` in this or another process. Raises StateError after a full disk."""
         self._check_open()
         state, contents = self._window.contents()
         state |= {"keys": list(self._keys), "by": self._by, "sizes": [len(content) for content in contents]}

@@ -382,7 +382,8 @@ class KeyWindow:
 
     def _check_usable(self) -> None:
         if self._failed:
-            raise StateError("dedup: an earlier error left this window behind its files; restore the last checkpoint.")
+            remedy = "restore the last checkpoint" if self._durable else "restore(snapshot) or begin anew"
+            raise StateError(f"dedup: an earlier error left this window behind its files; {remedy}.")
 
     def describe(self) -> WindowState:
         """The committed window without its files."""

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 
+import pyarrow as pa
 import pytest
 from window_model import SEED, Deferred, History, Inline, ids_of, probe, small_window
 
@@ -114,6 +115,33 @@ def test_a_seal_without_room_is_an_error_and_the_end(tmp_path, background):
     window.close()
 
 
+def test_a_deduplicator_without_room_says_what_to_do_and_that_helps(tmp_path, monkeypatch):
+    def batch(first):
+        return pa.record_batch({"id": pa.array(range(first, first + 10_000))})
+
+    def take(firsts):
+        for first in firsts:
+            seen.commit(seen.probe(batch(first)).token)
+
+    def full(storage, path, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    with Deduplicator("id", memory="2MiB", spill=tmp_path) as seen:
+        take([0])
+        snapshot = seen.snapshot()
+        with monkeypatch.context() as patched:
+            patched.setattr(Storage, "create", full)
+            with pytest.raises(OSError, match="No space"):
+                take(range(10_000, 1_000_000, 10_000))
+            for attempt in (lambda: seen.probe(batch(0)), seen.snapshot):
+                with pytest.raises(StateError, match=r"restore\(snapshot\) or begin anew") as caught:
+                    attempt()
+                assert "checkpoint" not in str(caught.value)
+        seen.restore(snapshot)
+        assert seen.probe(batch(5_000)).duplicates == 5_000
+    assert os.listdir(tmp_path) == []
+
+
 def test_another_error_while_merging_is_not_put_off(tmp_path):
     disk = TightDisk(errno.EIO)
     disk.full = lambda name: width(name) > 150
@@ -165,8 +193,6 @@ def test_closing_ends_what_is_under_way_and_leaves_no_half_file(tmp_path):
 
 
 def test_closing_a_deduplicator_at_work_removes_everything(tmp_path):
-    import pyarrow as pa
-
     for rows in (100_000, 400_000, 900_000):
         with Deduplicator("id", memory="2MiB", spill=tmp_path) as seen:
             for first in range(0, rows, 50_000):
