@@ -2,7 +2,7 @@
 
 Laws
     - A probe sees committed and pending keys. Tokens commit in the order of their probes; aborting one aborts every
-      later.
+      later. No number is given twice: a token from before ``restore`` is not open after it.
     - A snapshot holds committed keys only, stands alone, and is checksummed; restoring it gives the same answers.
     - Files lie in a private directory, made when memory is short, removed by ``close``.
     - Calls take turns: threads may share one.
@@ -12,6 +12,7 @@ Snapshot (little-endian): magic, format version, bytes of the JSON head, the hea
 CRC32C of everything before it.
 """
 
+import itertools
 import json
 import os
 import struct
@@ -132,6 +133,8 @@ class Deduplicator:
         self._columns: tuple[int, ...] = ()
         self._clock: int | None = None
         self._closed = False
+        self._tokens = itertools.count(1)
+        self._open: dict[int, int] = {}  # the window's token of each of ours, in the order of the probes
         self._owner_pid = os.getpid()
         self._turn = threading.RLock()
         self._background = BackgroundThread("engine-dedup")
@@ -165,7 +168,9 @@ class Deduplicator:
         self._check_open()
         rows = _record_batch(batch)
         self._find_columns(rows.schema)
-        token, found = self._window.probe_open(rows)
+        window_token, found = self._window.probe_open(rows)
+        token = next(self._tokens)
+        self._open[token] = window_token
         return Deduplicated(_boolean_array(found.selection), found.fresh, found.duplicates, found.null_keys, token)
 
     def _find_columns(self, schema: pa.Schema) -> None:
@@ -189,13 +194,23 @@ class Deduplicator:
         earlier snapshot, which wants room for its files, or begin anew.
         """
         self._check_open()
-        self._window.commit(token)
+        self._check_token(token)
+        if token != next(iter(self._open)):
+            raise ValueError(f"token {token} is not the oldest open token; tokens commit in the order of their probes")
+        self._window.commit(self._open[token])
+        del self._open[token]
 
     @_in_turn
     def abort(self, token: int) -> None:
         """Take back the marks of a token and of every later one. Raises ValueError unless it is open."""
         self._check_open()
-        self._window.abort(token)
+        self._check_token(token)
+        self._window.abort(self._open[token])
+        self._open = {earlier: known for earlier, known in self._open.items() if earlier < token}
+
+    def _check_token(self, token: object) -> None:
+        if type(token) is not int or token not in self._open:  # 1.0 and True are found as 1
+            raise ValueError(f"token {token!r} is not open")
 
     @_in_turn
     def snapshot(self) -> bytes:
@@ -233,6 +248,7 @@ class Deduplicator:
             self._directory = directory
             raise
         self._window = fresh
+        self._open.clear()
         window.close()
         self._remove(directory)
 

@@ -183,6 +183,31 @@ def test_tokens_out_of_order_and_a_closed_deduplicator_are_refused():
         seen.probe(batch_of([1]))
 
 
+@pytest.mark.parametrize("token", [1.5, 1.0, True, None, -1, 0, 2, 2**64, 2**64 + 1, "1", [1]])
+def test_what_is_no_open_token_is_refused(token):
+    with Deduplicator("id") as seen:
+        open_one = seen.probe(batch_of([1])).token
+        assert open_one == 1
+        for take in (seen.commit, seen.abort):
+            with pytest.raises(ValueError, match="is not open"):
+                take(token)
+        assert seen.probe(batch_of([1])).duplicates == 1
+        seen.commit(open_one)
+
+
+def test_a_token_from_before_a_restore_is_refused():
+    with Deduplicator("id") as seen:
+        snapshot = seen.snapshot()
+        stale = seen.probe(batch_of([1])).token
+        seen.restore(snapshot)
+        later = seen.probe(batch_of([2])).token
+        for take in (seen.commit, seen.abort):
+            with pytest.raises(ValueError, match=f"token {stale} is not open"):
+                take(stale)
+        seen.commit(later)
+        assert seen.probe(batch_of([1, 2])).mask.to_pylist() == [True, False]
+
+
 def test_threads_may_share_one():
     ids = pa.record_batch({"id": pa.array(range(1000))})
     with Deduplicator("id") as seen, ThreadPoolExecutor(4) as threads:
