@@ -90,10 +90,11 @@ def _in_turn(method: Callable[Concatenate["Deduplicator", P], T]) -> Callable[Co
 class Deduplicator:
     """Tells which rows were seen before: exactly, within a window, within a byte budget.
 
-    ``keys`` names the columns that identify a row; ``within`` is the window: the last n rows with a key, a time on
-    the timestamp column ``by``, or None for ever. ``memory`` bounds what recent keys, block indices and the work on
-    files take; older keys go to files below ``spill`` (default: the system's temporary directory), about 26 bytes a
-    key, removed by ``close``. The files' Bloom filters come on top of ``memory``: 2 bytes a key, reported by
+    ``keys`` names the columns that identify a row; ``within`` is the window: the last n rows with a key, a time on the
+    timestamp column ``by``, or None for ever. A time is forgotten after at most 65/64 of it: a row up to 1/64 beyond
+    the window may still be dropped, one inside is never missed. ``memory`` bounds what recent keys, block indices and
+    the work on files take; older keys go to files below ``spill`` (default: the system's temporary directory), about 26
+    bytes a key, removed by ``close``. The files' Bloom filters come on top of ``memory``: 2 bytes a key, reported by
     ``statistics``. A background thread writes and merges the files; while it merges, there are a third more of files
     and filters at most.
 
@@ -161,9 +162,9 @@ class Deduplicator:
         """Mark the keys of a batch as seen, pending its token, and tell which rows to keep.
 
         ``batch`` is a record batch, or any object with ``__arrow_c_array__`` of a struct. Raises InputError for a
-        missing column, CorruptState for a damaged spill file, OSError for a full disk (both also where the background
-        met them), MemoryError; then nothing is marked. What failed in the background, or in ``commit``, is final: from
-        then on StateError, until an earlier snapshot is restored.
+        missing or doubled column, CorruptState for a damaged spill file, OSError for a full disk (both also where the
+        background met them), MemoryError; then nothing is marked. What failed in the background, or in ``commit``, is
+        final: from then on StateError, until an earlier snapshot is restored.
         """
         self._check_open()
         rows = _record_batch(batch)
@@ -180,6 +181,8 @@ class Deduplicator:
         for name in (*self._keys, *(() if self._by is None else (self._by,))):
             if name not in names:
                 raise InputError(f"dedup: {missing_column(name, names)}")
+            if (count := names.count(name)) > 1:
+                raise InputError(f'dedup: column "{name}" is there {count} times; rename or select first')
         self._columns = tuple(names.index(name) for name in self._keys)
         self._clock = None if self._by is None else names.index(self._by)
         self._window.set_columns(self._columns, self._clock)

@@ -144,6 +144,14 @@ def test_what_cannot_be_probed_is_refused():
             seen.probe(pa.array([1]))
 
 
+def test_a_doubled_column_is_refused_where_it_is_asked_for():
+    doubled = pa.record_batch([pa.array([1]), pa.array([2]), pa.array([3])], ["id", "id", "other"])
+    with Deduplicator("id") as seen, pytest.raises(InputError, match='column "id" is there 2 times; rename or select'):
+        seen.probe(doubled)
+    with Deduplicator("other") as seen:
+        assert seen.probe(doubled).fresh == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
