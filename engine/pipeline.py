@@ -81,10 +81,11 @@ class Pipeline:
     ) -> "Pipeline":
         """Drop each row whose ``keys`` were seen before; the first one wins.
 
-        ``within``: an int looks back that many rows, a timedelta that much progress of the event time in column
-        ``by``, None for ever. Behind ``key_by`` its keys must include those, and an int counts the rows of the
-        partition. A key with a null component is never a duplicate. Exact; bounded memory; survives restarts with the
-        state.
+        ``within``: an int looks back that many rows, a timedelta that much progress of the event time in column ``by``,
+        None for ever. A timedelta is forgotten after at most 65/64 of it: a row up to 1/64 beyond the window may still
+        be dropped, one inside is never missed. Behind ``key_by`` its keys must include those, and an int counts the
+        rows of the partition. A key with a null component is never a duplicate. Exact; bounded memory; survives
+        restarts with the state.
 
         ``exact``: keys longer than an id of 16 bytes are compared by a secret-seeded fingerprint of 128 bits, or with
         ``"bytes"`` byte by byte; then they take memory and disk as long as they are in the window.
