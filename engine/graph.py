@@ -94,6 +94,8 @@ class Graph:
                 first = schema
             elif difference := _schema_difference(first, schema):
                 faults.append(f"read: {source.name} does not fit {self.sources[0].name}: {difference}")
+            else:
+                first = _nullable_in_either(first, schema)
         return first
 
     def _dedup_behind_key_by(self) -> list[str]:
@@ -146,3 +148,9 @@ def _schema_difference(expected: pa.Schema, found: pa.Schema) -> str | None:
             return f'"{field.name}" is {found.field(field.name).type} there, and {field.type} here'
     extra = [name for name in found.names if name not in expected.names]
     return f'it has another column "{extra[0]}"' if extra else None
+
+
+def _nullable_in_either(schema: pa.Schema, other: pa.Schema) -> pa.Schema:
+    """``schema``, where a column may be null if it may be in one of the two."""
+    fields = [field.with_nullable(field.nullable or other.field(field.name).nullable) for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)  # type: ignore[arg-type]

@@ -69,7 +69,7 @@ class Intake:
 
     def _arranged(self, batch: Batch) -> Batch:
         found = batch.rows.schema
-        if found is self._schema or (found.names == self._schema.names and found.types == self._schema.types):
+        if found is self._schema or found.equals(self._schema):
             return batch
         columns = [batch.rows.column(name) for name in self._schema.names]
         return batch.with_rows(pa.RecordBatch.from_arrays(columns, schema=self._schema))

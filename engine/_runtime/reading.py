@@ -11,6 +11,7 @@ Laws
 import threading
 from functools import partial
 
+import pyarrow as pa
 import trio
 
 from engine._runtime.channel import SendChannel
@@ -28,6 +29,9 @@ TRAVEL_ROWS = 32_768
 """Rows that are worth a hop: half of what a source may give at once."""
 
 TRAVEL_BYTES = 4 << 20
+TRAVEL_READS = 4_096
+"""However few rows they have: a source of empty batches must come back too."""
+
 LINGER_S = 0.02
 
 
@@ -62,7 +66,9 @@ class SourceReading:
                 await self._read_on()
         finally:
             # A reader that is still reading belongs to the thread that was left behind with it.
-            if not self._reading:
+            if self._reading:
+                self._held.abandon()
+            else:
                 self._reader.close()
 
     async def _read_on(self) -> None:
@@ -99,20 +105,27 @@ class _Held:
         self._lock = threading.Lock()
         self._reads: list[Read] = []
         self._rows = 0
-        self._joined: list[tuple[Batch, Offset]] = []
+        self._bytes = 0
         self._row_bytes = 0
+        self._measured_bytes = -1
+        self._joined: list[tuple[Batch, Offset]] = []
+        self._abandoned = False
 
     def fill(self, name: str, reader: Reader) -> bool:
         """Read until there is enough to travel; whether there may be more. Raises SourceError."""
         more = True
-        while more and self._rows < self._enough_rows():
+        while more and not self._enough():
             read = _read(name, reader)
+            if self._abandoned:
+                reader.close()
+                return False
             more = read is not None
             if read is not None:
-                self._row_bytes = self._row_bytes or _row_bytes(Batch(read.rows, read.origin))
+                size_bytes = self._size_bytes(read.rows)
                 with self._lock:
                     self._reads.append(read)
                     self._rows += read.rows.num_rows
+                    self._bytes += size_bytes
         with self._lock:
             self._join()
         return more
@@ -124,22 +137,35 @@ class _Held:
             taken, self._joined = self._joined, []
         return taken
 
-    def _enough_rows(self) -> int:
-        """Rows that are worth a hop, going by the width of those that were read before."""
-        return max(1, min(TRAVEL_ROWS, self._enough_bytes // self._row_bytes)) if self._row_bytes else 1
+    def abandon(self) -> None:
+        """Let the thread close the reader when the read under way returns, and read no more."""
+        self._abandoned = True
+
+    def _enough(self) -> bool:
+        return self._rows >= TRAVEL_ROWS or self._bytes >= self._enough_bytes or len(self._reads) >= TRAVEL_READS
+
+    def _size_bytes(self, rows: pa.RecordBatch) -> int:
+        """About the bytes of the rows. To add them up takes longer than to read a hundred rows: so slices of the same
+        buffers count by their rows, and buffers that are about as large as the rows should be count whole."""
+        buffers_bytes = int(rows.get_total_buffer_size())
+        expected_bytes = rows.num_rows * self._row_bytes
+        if buffers_bytes == self._measured_bytes:
+            return expected_bytes
+        if buffers_bytes <= 2 * expected_bytes:
+            return buffers_bytes
+        size_bytes = int(rows.nbytes)
+        if rows.num_rows:
+            self._row_bytes = 1 + size_bytes // rows.num_rows
+            self._measured_bytes = buffers_bytes
+        return size_bytes
 
     def _join(self) -> None:
-        if not self._reads:
+        reads, self._reads, self._rows, self._bytes = self._reads, [], 0, 0
+        if not reads:
             return
-        reads, self._reads, self._rows = self._reads, [], 0
         joined = Batch.joined([Batch(read.rows, read.origin) for read in reads])
         offsets = [read.offset for read in (reads[-1:] if len(joined) == 1 else reads)]
         self._joined += zip((batch.measured() for batch in joined), offsets, strict=True)
-        self._row_bytes = _row_bytes(joined[-1])
-
-
-def _row_bytes(batch: Batch) -> int:
-    return 1 + batch.size_bytes // max(1, batch.row_count)
 
 
 def _read(name: str, reader: Reader) -> Read | None:

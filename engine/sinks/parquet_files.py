@@ -150,10 +150,22 @@ class _ParquetEncoder:
         self._writer.add_key_value_metadata(mark.to_metadata())
 
     def write(self, rows: pa.Table) -> None:
-        self._writer.write_table(parquet_rows(rows, self._schema), row_group_size=rows.num_rows)
+        for group in _row_groups(parquet_rows(rows, self._schema)):
+            self._writer.write_table(group, row_group_size=group.num_rows)
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _row_groups(rows: pa.Table) -> list[pa.Table]:
+    """The rows as one row group; piece by piece where the dictionaries of the pieces together have more values than
+    their index type can count: readers restore that type, one row group at a time."""
+    if any(pa.types.is_dictionary(kind) and kind.index_type.bit_width < 32 for kind in rows.schema.types):
+        try:
+            rows.unify_dictionaries()
+        except pa.ArrowException:
+            return [pa.Table.from_batches([batch]) for batch in rows.to_batches()]
+    return [rows]
 
 
 def _leaves_of(field: "pa.Field[Any]") -> list[Leaf]:

@@ -33,6 +33,7 @@ class Reads:
         self.reads = iter(reads)
         self.release = threading.Event()
         self.closed = 0
+        self.done = threading.Event()
 
     def read(self) -> Read | None:
         read = next(self.reads, "end")
@@ -45,6 +46,7 @@ class Reads:
 
     def close(self) -> None:
         self.closed += 1
+        self.done.set()
 
 
 async def arrivals_of(
@@ -138,7 +140,8 @@ def test_a_failing_reader_is_named_and_closed() -> None:
 
 
 def test_cancelled_it_leaves_a_blocked_read_behind() -> None:
-    reader = Reads([numbers(0, 1), None])
+    after = numbers(2, 3)
+    reader = Reads([numbers(0, 1), None, numbers(1, 2), after])
 
     async def cancelled() -> None:
         with trio.CancelScope() as scope:
@@ -146,8 +149,36 @@ def test_cancelled_it_leaves_a_blocked_read_behind() -> None:
         assert scope.cancelled_caught
         assert reader.closed == 0  # it belongs to the thread that still reads
         reader.release.set()
+        assert reader.done.wait(10)
 
     trio.run(cancelled)
+    assert reader.closed == 1
+    assert next(reader.reads, "end") == after  # nothing is read that nobody waits for
+
+
+def test_a_narrow_batch_before_wide_ones() -> None:
+    def text(size: int, count: int, start: int) -> Read:
+        rows = pa.RecordBatch.from_pydict({"text": ["x" * size] * count})
+        return Read(rows, Origin("texts", "memory", start, start + count), {"rows": start + count})
+
+    reads = [text(1, 1, 0), *(text(1 << 20, 1, 1 + n) for n in range(40))]
+    found = trio.run(arrivals_of, Reads(reads))
+    assert max(arrival.batch.size_bytes for arrival in found) <= reading.TRAVEL_BYTES + (2 << 20)
+    assert sum(arrival.batch.row_count for arrival in found) == 41
+
+
+def test_slices_of_one_table_count_by_their_rows() -> None:
+    whole = pa.RecordBatch.from_pydict({"n": pa.array(range(1_000_000), pa.int64())})
+    reads = [
+        Read(whole.slice(start, 100), Origin("n", "memory", start, start + 100), {"rows": start + 100})
+        for start in range(0, 60_000, 100)
+    ]
+    assert len(trio.run(arrivals_of, Reads(reads))) < 30
+
+
+def test_empty_batches_without_end_come_back() -> None:
+    found = trio.run(arrivals_of, Reads(cut([0] * 10_000)))
+    assert sum(arrival.batch.row_count for arrival in found) == 0
 
 
 def test_the_bounds_are_what_the_head_of_the_file_says() -> None:

@@ -93,6 +93,18 @@ def test_several_sources_keep_their_own_order() -> None:
     assert [n for n in ids if n >= 500] == list(range(500, 1000))
 
 
+def test_sources_that_differ_in_what_may_be_null() -> None:
+    never = pa.RecordBatch.from_arrays([pa.array([1, 2])], schema=pa.schema([pa.field("a", pa.int64(), False)]))
+    maybe = pa.record_batch({"a": pa.array([3, None])})
+    for first, second in ((never, maybe), (maybe, never)):
+        read = engine.Pipeline("x").read(sources.memory([first], id="a"), sources.memory([second], id="b"))
+        for pipeline in (read, read.key_by("a", partitions=2)):
+            found = engine.collect(pipeline)
+            found.validate(full=True)
+            assert found.schema.field("a").nullable
+            assert sorted(found["a"].to_pylist(), key=str) == [1, 2, 3, None]
+
+
 def test_select_and_filter_on_what_was_marked() -> None:
     rows = table([1, 1, 2, 3])
     pipeline = (

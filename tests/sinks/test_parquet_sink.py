@@ -255,3 +255,17 @@ def test_a_value_that_names_no_directory(tmp_path, value, match):
     with pytest.raises(SinkError, match=match):
         staged(sink, rows)
     assert files_below(tmp_path) == []
+
+
+def test_dictionaries_that_are_too_many_for_their_index_come_back(tmp_path):
+    def piece(number):
+        values = pa.array([f"{number}-{n}" for n in range(90)])
+        return pa.record_batch({"v": pa.DictionaryArray.from_arrays(pa.array(range(90), pa.int8()), values)})
+
+    pieces = [piece(number) for number in range(3)]
+    sink = opened(parquet(tmp_path / "out"), pieces[0].schema, memory_bytes=1 << 30)
+    sink.commit([staged(sink, pieces)])
+    (name,) = files_below(tmp_path / "out")
+    found = pq.read_table(tmp_path / "out" / name)
+    assert found.schema.field("v").type == pieces[0].schema.field("v").type
+    assert found["v"].to_pylist() == [f"{number}-{n}" for number in range(3) for n in range(90)]
