@@ -17,7 +17,7 @@
 #include <new>
 #include <vector>
 
-#include "huge_page.hpp"
+#include "pages.hpp"
 #include "id_ring.hpp"
 #include "prefetch.hpp"
 #include "simd.hpp"

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "huge_page.hpp"
+#include "pages.hpp"
 #include "id_hash.hpp"
 
 namespace engine {

@@ -35,7 +35,6 @@ constexpr size_t kAlignmentBytes = 64;
 constexpr size_t kPaddingBytes = 64;
 constexpr size_t kHeaderBytes = 128;
 constexpr size_t kSmallBytes = 16 * 1024;
-constexpr size_t kMappedFromBytes = 128 * 1024;
 constexpr int kClassSteps = 4;
 constexpr int kClassCount = 64 * kClassSteps;
 constexpr size_t kDefaultIdleLimitBytes = 128u << 20;
