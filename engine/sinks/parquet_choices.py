@@ -12,6 +12,12 @@ a third of the time and make smaller files, which are also read faster.
                                                     shrinks by half, a thorough one if it shrinks
     nested, dictionary                              Arrow's defaults
 
+Tried and lost, in ns a value of one core: DELTA_LENGTH_BYTE_ARRAY for unique texts of 40 bytes (39 against 19 plain,
+for 7 % fewer bytes); DELTA_BYTE_ARRAY (44) and DELTA_LENGTH_BYTE_ARRAY (29) for repeating keys against a dictionary
+(27, a fifth of the bytes); snappy, lz4 or a dictionary for amounts (22 to 24 against 6); BYTE_STREAM_SPLIT without a
+codec (7, nothing saved). Write batches of 1,024 to 131,072 rows, and statistics of numbers on or off, make no
+difference that can be told.
+
 Laws
     - A choice affects speed and size, never the values; readers need nothing but Parquet 2.6's encodings of 2013.
     - Statistics (minimum, maximum) are kept for numbers, times, booleans and decimals, by which readers skip row
