@@ -91,23 +91,23 @@ class Batch:
 
     @classmethod
     def joined(cls, batches: "Sequence[Batch]") -> "list[Batch]":
-        """The wanted rows of all in one batch, copied; as they were where their dictionaries do not fit together."""
+        """The wanted rows of all in one batch, copied; apart where their dictionaries or texts do not fit into one."""
         if len(batches) < 2:
             return list(batches)
         schema = batches[0].rows.schema
         origin = batches[0].origin.through(batches[-1].origin)
         rows = sum(batch.rows.num_rows for batch in batches)
-        if (
+        by_kernel = (
             rows >= KERNEL_ROWS * len(batches)
             and joinable(schema)
             and all(batch.rows.schema.equals(schema) for batch in batches[1:])
-        ):
-            return [cls(gather_all([b.rows for b in batches], [b.selection for b in batches]), origin)]
-        gathered = [batch.gathered() for batch in batches]
+        )
         try:
-            whole = pa.concat_batches([batch.rows for batch in gathered])  # type: ignore[attr-defined]
-        except pa.ArrowException:
-            return gathered
+            if by_kernel:
+                return [cls(gather_all([b.rows for b in batches], [b.selection for b in batches]), origin)]
+            whole = pa.concat_batches([batch.gathered().rows for batch in batches])  # type: ignore[attr-defined]
+        except (pa.ArrowException, OverflowError):
+            return [batch.gathered() for batch in batches]
         return [cls(whole, origin)]
 
 

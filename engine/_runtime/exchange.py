@@ -29,6 +29,9 @@ PIECE_ROWS = 32_768
 HELD_ROWS = 8 * 65_536
 """The most rows that are split together, however many the partitions."""
 
+GROUP_BYTES = 1 << 30
+"""The most bytes that are split together, whatever the budget: the offsets of a text column count to twice as many."""
+
 LINGER_S = 0.02
 """How long a batch waits for others."""
 
@@ -71,6 +74,8 @@ class Exchange:
                 with trio.move_on_at(self._due_s):
                     item = await receive.receive()
                 if isinstance(item, Batch):
+                    if self._held_bytes + item.size_bytes > GROUP_BYTES:
+                        await self._pass_on(groups)
                     self._hold(item)
                     if self._held_rows < self._enough_rows and self._held_bytes < self._memory_bytes:
                         continue

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
+from engine._runtime import exchange
 from engine._runtime.channel import open_channel
 from engine._runtime.exchange import HELD_ROWS, LINGER_S, Exchange
 from engine.batch import Batch, Origin
@@ -63,10 +64,10 @@ async def exchanged(
         async for item in lanes[lane][1]:
             found[lane].append((trio.current_time(), item))
 
-    exchange = Exchange([0], [lane[0] for lane in lanes], inline, memory_bytes=memory_bytes)
+    cutting = Exchange([0], [lane[0] for lane in lanes], inline, memory_bytes=memory_bytes)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(feed)
-        nursery.start_soon(exchange.run, receive)
+        nursery.start_soon(cutting.run, receive)
         for lane in range(partitions):
             nursery.start_soon(collect, lane)
     return found
@@ -146,6 +147,12 @@ def test_bounds_in_rows_and_in_bytes() -> None:
     assert HELD_ROWS == 524_288
     lanes = run(large, 64, 60_000 * 16)
     assert all(len(received) >= 10 for received in lanes if received)
+
+
+def test_texts_that_do_not_fit_into_one_column_are_split_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "GROUP_BYTES", 3 * batch(0, 1_000).size_bytes)
+    (received,) = run([batch(start, start + 1_000) for start in range(0, 9_000, 1_000)], 1)
+    assert [item.row_count for _, item in received if isinstance(item, Batch)] == [3_000, 3_000, 3_000]
 
 
 def test_dictionaries_that_do_not_fit_together_still_arrive() -> None:
