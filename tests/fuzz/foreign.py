@@ -219,6 +219,14 @@ UNKNOWN_FORMATS = (
 )
 
 
+def _reads_text(node: Node) -> bool:
+    """Whether its rows have text; there may be some in the slots before them only, which nobody reads."""
+    if node.format not in TEXT or node.buffers[1] is None:
+        return False
+    ends = [end for (end,) in struct.iter_unpack(f"<{TEXT[node.format]}", node.buffers[1])]
+    return ends[node.offset] < ends[-1]
+
+
 def spoil(choices: Choices, foreign: Foreign) -> str:
     """Breaks the structure in one place, such that every kernel must refuse the batch; says how."""
     children = [child for child in foreign.root.children if child.buffers]
@@ -245,7 +253,7 @@ def spoil(choices: Choices, foreign: Foreign) -> str:
         ways["shorter than its batch"] = lambda: setattr(array, "length", rows - 1)
         if node.buffers[1]:
             ways["values missing"] = lambda: ctypes.c_void_p.from_address(array.buffers + 8).__setattr__("value", None)
-        if node.format in TEXT and node.buffers[2]:
+        if _reads_text(node):
             ways["text missing"] = lambda: ctypes.c_void_p.from_address(array.buffers + 16).__setattr__("value", None)
     if node.dictionary is not None:
         ways["dictionary missing"] = lambda: setattr(array, "dictionary", None)
