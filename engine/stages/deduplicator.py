@@ -18,7 +18,7 @@ import os
 import struct
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
@@ -32,6 +32,7 @@ from engine._core.crc32c import crc32c
 from engine.background import BackgroundThread
 from engine.byte_size import ByteSize, parse_bytes
 from engine.errors import CorruptState, InputError, PipelineError, StateError, missing_column
+from engine.stages.hash_partitioner import Keys, key_names
 from engine.stages.key_window import (
     Exactness,
     KeyWindow,
@@ -113,7 +114,7 @@ class Deduplicator:
 
     def __init__(
         self,
-        keys: str | Sequence[str],
+        keys: Keys,
         *,
         within: int | timedelta | None = None,
         by: str | None = None,
@@ -121,12 +122,12 @@ class Deduplicator:
         spill: str | os.PathLike[str] | None = None,
         exact: Exactness = "fingerprint",
     ) -> None:
-        self._keys = (keys,) if isinstance(keys, str) else tuple(keys)
+        self._keys = key_names(keys, stage="dedup")
         self._within = within
         self._by = by
         self._memory_bytes = parse_bytes(memory)
         self._exact = exact
-        _check_arguments(self._keys, within, by, exact)
+        _check_arguments(within, by, spill, exact)
         self._storage = Storage()
         parent = tempfile.gettempdir() if spill is None else os.fspath(spill)
         self._directory = os.path.join(parent, f"engine-dedup-{random_id()}")
@@ -303,11 +304,13 @@ class Deduplicator:
         self.close()
 
 
-def _check_arguments(keys: tuple[str, ...], within: int | timedelta | None, by: str | None, exact: object) -> None:
+def _check_arguments(within: int | timedelta | None, by: str | None, spill: object, exact: object) -> None:
     if faults := exactness_faults(exact):
         raise PipelineError(faults)
-    if not keys or not all(isinstance(name, str) for name in keys):
-        raise PipelineError(f"dedup: keys must name at least one column, found {keys!r}")
+    if not isinstance(spill, str | os.PathLike | None):
+        raise PipelineError(f"dedup: spill= must be the path of a directory, found {spill!r}")
+    if not isinstance(by, str | None):
+        raise PipelineError(f"dedup: by= must name a column, found {by!r}")
     if isinstance(within, timedelta):
         if within <= timedelta(0):
             raise PipelineError(f"dedup: within= must be above zero, found {within}")

@@ -5,7 +5,7 @@ Laws
     - Equal keys go to one partition, in every Arrow form, on every run and platform; rows keep their order within it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +32,8 @@ class ArrowArrayExporter(Protocol):
 
 def key_names(keys: Keys, *, stage: str) -> tuple[str, ...]:
     """The key columns as a tuple of names. Raises PipelineError for none, or for what is no name."""
+    if not isinstance(keys, Iterable) or isinstance(keys, bytes):
+        raise PipelineError(f"{stage}: expected the names of columns, found {keys!r}")
     names = (keys,) if isinstance(keys, str) else tuple(keys)
     if not names:
         raise PipelineError(f"{stage}: expected at least one key column")
@@ -125,6 +127,6 @@ class HashPartitioner:
 
 
 def _check_partitions(partitions: int, *, stage: str) -> int:
-    if not isinstance(partitions, int) or not 1 <= partitions <= MAX_PARTITIONS:
+    if isinstance(partitions, bool) or not isinstance(partitions, int) or not 1 <= partitions <= MAX_PARTITIONS:
         raise PipelineError(f"{stage}: partitions must be from 1 to {MAX_PARTITIONS:,}, found {partitions!r}")
     return partitions

@@ -155,7 +155,13 @@ def test_a_doubled_column_is_refused_where_it_is_asked_for():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"keys": ()}, "at least one column"),
+        ({"keys": ()}, "at least one key column"),
+        ({"keys": 5}, "names of columns, found 5"),
+        ({"keys": b"id"}, "names of columns, found b'id'"),
+        ({"keys": ["id", 1]}, "names of columns, found 1"),
+        ({"keys": ["id", "id"]}, "given twice"),
+        ({"keys": "id", "spill": 5}, "spill= must be the path of a directory, found 5"),
+        ({"keys": "id", "within": timedelta(1), "by": 5}, "by= must name a column, found 5"),
         ({"keys": "id", "within": 0}, "above zero"),
         ({"keys": "id", "within": True}, "above zero"),
         ({"keys": "id", "within": timedelta(0), "by": "ts"}, "above zero"),
