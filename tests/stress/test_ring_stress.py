@@ -10,10 +10,12 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pytest
 
 PROGRAM = Path(__file__).with_name("ring_stress.cpp")
+TRIALS = 100
 THREAD_SANITIZER = ("-O1", "-g", "-fsanitize=thread", "-Wno-tsan")
 
 
@@ -37,6 +39,25 @@ def run(
     seen, sleeps, wakes = (int(number) for number in ended.stdout.split())
     print(f"batch {batch}, {capacity} slots: {seen:,} of {items:,} items, {sleeps:,} sleeps, {wakes:,} wake-ups")
     return Trial(seen, sleeps, wakes, ended.stderr)
+
+
+def run_until_it_slept(
+    program: Path, items: int, batch: int, capacity: int, pause_every: int, generator: Random
+) -> None:
+    """Trials without a fault, until both paths were taken: the consumer slept, and the producer woke it.
+
+    How often it sleeps in one trial is the scheduler's choice: 10 and 287 times were seen for the same items.
+    """
+    sleeps = 0
+    for _ in range(TRIALS):
+        trial = run(program, items, batch, capacity, pause_every, generator.getrandbits(32))
+        assert trial.report == ""
+        assert trial.seen == items
+        assert trial.sleeps <= trial.wakes + 1  # the close wakes too, once
+        sleeps += trial.sleeps
+        if sleeps > 100:
+            return
+    raise AssertionError(f"the consumer slept {sleeps} times in {TRIALS} trials: nothing was tried")
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +97,7 @@ def test_no_data_race_nothing_lost_all_in_order(
 ):
     """A push and a pop are two operations; the shares of the four make one."""
     items = int(ring_operations * share) // 2
-    trial = run(watched, items, batch, capacity, pause_every, generator.getrandbits(32))
-    assert trial.report == ""
-    assert trial.seen == items
-    # Both paths were taken: the consumer slept, and was woken by the producer (or by the close, once).
-    assert 100 < trial.sleeps <= trial.wakes + 1
+    run_until_it_slept(watched, items, batch, capacity, pause_every, generator)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +116,7 @@ def test_no_wake_up_is_lost_without_a_sanitizer(build, generator):
     """At full speed, where store buffers are at work: the producer pauses around every step of the sleep."""
     program = build("-O2")
     for batch, capacity in ((1, 1), (1, 8), (32, 8)):
-        trial = run(program, 200_000, batch, capacity, 1, generator.getrandbits(32))
-        assert trial.seen == 200_000
-        assert 100 < trial.sleeps <= trial.wakes + 1
+        run_until_it_slept(program, 200_000, batch, capacity, 1, generator)
 
 
 @pytest.mark.parametrize("second_look", ["ring.ready(1) || closed()", "false"])
