@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,20 +145,32 @@ class TestMap:
         return engine.collect(engine.Pipeline("x").read(in_batches(self.rows, 10)).map(fn, **options))
 
     def test_async_functions_overlap_and_leave_in_order(self) -> None:
-        under_way: list[int] = []
+        """Four are under way together, and no fifth; the first ends behind another of them, and leaves before it."""
+        under_way = 0
         most = 0
+        four, go_on, overtaken = trio.Event(), trio.Event(), trio.Event()
 
-        async def slow(rows: pa.RecordBatch) -> pa.RecordBatch:
-            nonlocal most
-            under_way.append(1)
-            most = max(most, len(under_way))
-            for _ in range(20 - rows.column("id")[0].as_py() // 10 if rows.num_rows else 0):
-                await trio.lowlevel.checkpoint()
-            under_way.pop()
+        async def waits_for_others(rows: pa.RecordBatch) -> pa.RecordBatch:
+            nonlocal under_way, most
+            if not rows.num_rows:  # to learn the schema
+                return rows
+            under_way += 1
+            most = max(most, under_way)
+            if under_way == 4:
+                four.set()
+            with trio.fail_after(60):
+                if rows.column("id")[0].as_py() == 0:
+                    await four.wait()
+                    await trio.testing.wait_all_tasks_blocked(cushion=0.1)
+                    go_on.set()
+                    await overtaken.wait()
+                await go_on.wait()
+            overtaken.set()
+            under_way -= 1
             return rows
 
-        assert self.collected(slow, concurrency=4)["id"].to_pylist() == list(range(100))
-        assert 1 < most <= 4
+        assert self.collected(waits_for_others, concurrency=4)["id"].to_pylist() == list(range(100))
+        assert most == 4
 
     def test_a_class_is_instantiated_once_per_partition(self) -> None:
         made: list[object] = []
