@@ -11,13 +11,15 @@ from job_outcome import FACTOR, Outcome, outcome_of
 import engine
 from engine import sinks, sources
 
+SCALED = pa.scalar(FACTOR)
+
 WITHIN = 10_000_000
 """The window of ids: all that the peers have to remember as well."""
 
 
 def scaled(batch: pa.RecordBatch) -> pa.RecordBatch:
     index = batch.schema.get_field_index("amount")
-    return batch.set_column(index, "amount", pc.multiply(batch.column(index), FACTOR))
+    return batch.set_column(index, "amount", pc.multiply(batch.column(index), SCALED))
 
 
 def mapped_batches(path: str) -> list[pa.RecordBatch]:

@@ -57,6 +57,7 @@ class DedupWindow {
         : recent_(seed, start, chunk_bits, hint_bits), horizon_(timed, within), oldest_(start), committed_(start) {}
 
     const RecentKeys& recent() const noexcept { return recent_; }
+    void limit_table_bytes(size_t limit_bytes) noexcept { recent_.limit_table_bytes(limit_bytes); }
     const Horizon& horizon() const noexcept { return horizon_; }
     const Horizon::State& committed_horizon() const noexcept { return committed_state_; }
     const Tally& committed_tally() const noexcept { return committed_tally_; }

@@ -82,6 +82,7 @@ cdef extern from "dedup.hpp" namespace "engine" nogil:
     cdef cppclass Window "engine::DedupWindow":
         Window(IdSeed, cbool timed, uint64_t within, uint64_t start, uint32_t chunk_bits, uint32_t hint_bits) except +
         const RecentKeys& recent()
+        void limit_table_bytes(size_t limit_bytes)
         const Horizon& horizon()
         const HorizonState& committed_horizon()
         const Tally& committed_tally()
@@ -146,6 +147,7 @@ cdef class DedupWindow:
       start: the position of the first row.
       chunk_ids: ids that the ring takes from memory at once; a power of two.
       hint_bits: fingerprint bits in use; fewer than 32 make keys collide, for tests.
+      table_bytes: the hint table grows no larger but for overflow buckets, and fills up instead; None is no limit.
     """
 
     cdef Window* window
@@ -158,7 +160,7 @@ cdef class DedupWindow:
 
     def __cinit__(
         self, *, bytes seed not None, within=None, bint timed=False, uint64_t start=0, uint32_t chunk_ids=65536,
-        uint32_t hint_bits=32
+        uint32_t hint_bits=32, table_bytes=None
     ):
         cdef uint32_t chunk_bits = 0
         if len(seed) != 16:
@@ -170,12 +172,14 @@ cdef class DedupWindow:
         if not 1 <= hint_bits <= 32:
             raise ValueError(f"hint_bits must be 1 to 32, not {hint_bits}")
         cdef uint64_t span = FOREVER if within is None else within
+        cdef size_t limit_bytes = <size_t> -1 if table_bytes is None else table_bytes
         self.filters = []
         self.asked = self.sifting = -1
         self.window = new Window(
             load_seed(<const uint8_t*> PyBytes_AS_STRING(seed)), timed and within is not None, span, start,
             chunk_bits, hint_bits
         )
+        self.window.limit_table_bytes(limit_bytes)
 
     def __dealloc__(self):
         del self.window

@@ -35,6 +35,7 @@ class RecentKeys {
     const IdSeed& seed() const noexcept { return seed_; }
     uint64_t tail() const noexcept { return ring_.tail(); }
     size_t bytes() const noexcept { return ring_.bytes() + table_.bytes(); }
+    void limit_table_bytes(size_t limit_bytes) noexcept { table_.limit_bytes(limit_bytes); }
 
     void reserve(uint64_t count, uint64_t oldest) {
         if (ring_.tail() + count - oldest >= 0xfffffff0ull) throw std::length_error("more than 2^32 recent keys");

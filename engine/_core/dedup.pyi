@@ -17,7 +17,7 @@ class Counts(NamedTuple):
 
 class DedupWindow:
     """Which rows were seen among the last `within` keyed rows, or clock units if `timed`; None is for ever.
-    ValueError.
+    ValueError. The hint table stops growing at `table_bytes`, but for overflow buckets, and fills up instead.
     """
 
     def __init__(
@@ -29,6 +29,7 @@ class DedupWindow:
         start: int = 0,
         chunk_ids: int = 65536,
         hint_bits: int = 32,
+        table_bytes: int | None = None,
     ) -> None: ...
     def probe(
         self,

@@ -2,7 +2,8 @@
 
 Laws
     - Items leave in the order in which they entered, also where several are worked on at once.
-    - A barrier is passed on when everything before it has left, and the stage's state as of then is durable.
+    - A barrier is passed on when everything before it has left. Then the stage's state as of the barrier is made
+      durable, while the stages behind and the sink do the same with theirs; only this stage's next rows wait.
     - A sink prepares the epoch that a barrier ended in the background, while rows of the next one are being written.
 """
 
@@ -98,13 +99,13 @@ class StageLane:
                 await send.send(batch, rows=batch.row_count, size_bytes=batch.size_bytes)
 
     async def _pass(self, barrier: Barrier, send: SendChannel[Item]) -> None:
+        send.send_control(barrier)
         if self._coordinator is not None:
             state = await self._transform.snapshot()
             counted, self._counted = self._counted, dict(self._transform.statistics())
             gained = {name: count - counted.get(name, 0) for name, count in self._counted.items()}
             gained = {name: gained.get(name, 0) for name in ("duplicates", "null_keys")}
             self._coordinator.snapshotted(barrier.epoch, self._name, self._partition, state, gained)
-        send.send_control(barrier)
 
 
 class _Turn:

@@ -3,7 +3,8 @@
 Laws
     - A row is dropped iff its key was seen within the window (rows, time or for ever); every sighting counts, the first
       row wins, and a row with a null key component is always kept.
-    - Recent keys are in memory; before they exceed the budget, the oldest committed ones are sealed into a run on
+    - A window of rows that fits the budget is in memory whole, and nothing is sealed: ``whole_window_table_bytes``. Of others the
+      recent keys are in memory; before they exceed the budget, the oldest committed ones are sealed into a run on
       disk, in the background. Nothing is forgotten inside the window, and no answer depends on when the background
       is done.
     - A probe that fails changes nothing: its marks are taken back before the error leaves.
@@ -69,6 +70,14 @@ _SEAL_FROM = 5 / 8
 _SEAL_BY = 3 / 4
 """The share at which a commit waits for the seal. The rest is what sealing and merging need themselves."""
 
+_ID_BYTES = 16
+_BUCKET_BYTES = 64
+_FULLEST = 7
+"""Hints a bucket, of ten that it has room for, above which a table would cost more than sealing."""
+
+_OVERFLOW_SHARE = 1 / 16
+"""The share of the table's bytes that overflow buckets may come to."""
+
 _FILTER_SHARE = 3 / 8
 """The share that filters in memory may take where they do not come on top."""
 
@@ -83,6 +92,16 @@ def chunk_ids_of(memory_bytes: int) -> int:
     """Ids a chunk for a budget: 131,072 are 2 MiB, a huge page; fewer, so that a small budget holds several chunks."""
     fitting = memory_bytes // (32 * 8)  # a key takes about 32 bytes
     return max(1_024, min(131_072, 1 << max(0, fitting.bit_length() - 1)))
+
+
+def whole_window_table_bytes(within: int, memory_bytes: int, chunk_ids: int) -> int | None:
+    """How large the hint table may grow so that the last ``within`` rows fit the budget; None where they cannot.
+
+    Beside the window the ring holds a batch that is not committed, the chunk that is being emptied, and a spare one.
+    """
+    left = memory_bytes - (within + 4 * chunk_ids) * _ID_BYTES
+    table_bytes = left - int(left * _OVERFLOW_SHARE)
+    return table_bytes if table_bytes >= within * _BUCKET_BYTES / _FULLEST else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +208,11 @@ class KeyWindow:
 
     def _begin(self, seed: bytes, position: int) -> None:
         self._seed = seed
+        table_bytes = None
+        if self._within is not None and not self._timed and not self._compares_bytes:
+            table_bytes = whole_window_table_bytes(self._within, self._memory_bytes, self._chunk_ids)
+        self._seal_from_bytes = self._memory_bytes * (_SEAL_FROM if table_bytes is None else 1)
+        self._seal_by_bytes = self._memory_bytes * (_SEAL_BY if table_bytes is None else 1)
         self._window = DedupWindow(
             seed=seed,
             within=self._within,
@@ -196,6 +220,7 @@ class KeyWindow:
             start=position,
             chunk_ids=self._chunk_ids,
             hint_bits=self._hint_bits,
+            table_bytes=table_bytes,
         )
         self._runs = IdRuns(
             self._storage,
@@ -340,14 +365,14 @@ class KeyWindow:
         self._runs.drop_expired(self._window)
         if self._keys is not None:
             self._fit_keys(self._keys)
-        while (taken := self._budgeted_bytes()) > self._memory_bytes * _SEAL_FROM:
+        while (taken := self._budgeted_bytes()) > self._seal_from_bytes:
             if not self._runs.sealing:
                 stop = self._seal_stop()
                 if stop is None:
                     break
                 self._prepare_directory(())
                 self._runs.seal(self._window, stop)
-            elif taken > self._memory_bytes * _SEAL_BY:
+            elif taken > self._seal_by_bytes:
                 self._runs.finish_seal(self._window)
             else:
                 break
@@ -357,7 +382,7 @@ class KeyWindow:
         committed = self._window.committed
         keys.drop_below(min(self._window.horizon, committed))
         keys.commit(committed)
-        if self._budgeted_bytes() > self._memory_bytes * _SEAL_FROM:
+        if self._budgeted_bytes() > self._seal_from_bytes:
             keys.shrink(int(self._memory_bytes * _KEYS_SHARE), committed)
 
     def _budgeted_bytes(self) -> int:
