@@ -3,10 +3,9 @@
 Laws
     - A row is dropped iff its key was seen within the window (rows, time or for ever); every sighting counts, the first
       row wins, and a row with a null key component is always kept.
-    - A window of rows that fits the budget is in memory whole, and nothing is sealed: ``whole_window_table_bytes``. Of others the
-      recent keys are in memory; before they exceed the budget, the oldest committed ones are sealed into a run on
-      disk, in the background. Nothing is forgotten inside the window, and no answer depends on when the background
-      is done.
+    - A window of rows that fits the budget is in memory whole, and nothing is sealed. Of others the recent keys are in
+      memory; before they exceed the budget, the oldest committed ones are sealed into a run on disk, in the background.
+      Nothing is forgotten inside the window, and no answer depends on when the background is done.
     - A probe that fails changes nothing: its marks are taken back before the error leaves.
     - Durable: ``snapshot`` names files that are durable by then, ``restore`` brings back exactly that and deletes
       the files of this window that it does not name; files that an earlier snapshot named stay until ``release`` of

@@ -1,6 +1,7 @@
 """The dedup window against a plain history: rows and time, undo, collisions, wrap, runs that answer late."""
 
 import array
+import random
 import struct
 
 import numpy as np
@@ -262,3 +263,20 @@ def test_the_state_brings_a_window_of_time_back():
     for other in (window, copy):
         _, mask = other.probe(ids_of([2, 3]), 2, clock=array.array("q", [30, 38]))
         assert mask == b"\1\0"
+
+
+@pytest.mark.parametrize("table_bytes", [0, 16 << 10, None])
+def test_a_table_that_may_not_grow_answers_the_same(table_bytes):
+    window, history, numbers = DedupWindow(seed=SEED, within=2_000, table_bytes=table_bytes), {}, random.Random(7)
+    position = 0
+    for _ in range(40):
+        batch = [numbers.randrange(4_000) for _ in range(250)]
+        token, mask = window.probe(ids_of(batch), len(batch))
+        window.commit(token)
+        for number, wanted in zip(batch, mask, strict=True):
+            assert wanted == (position - history.get(number, -3_000) > 2_000)
+            history[number] = position
+            position += 1
+    buckets, overflow, splits = window.buckets
+    assert table_bytes is None or buckets * 64 <= max(table_bytes, 8 * 64)
+    assert (overflow > 100, splits > 0) == ((True, False) if table_bytes == 0 else (False, True))

@@ -358,3 +358,18 @@ def test_tokens_of_probes_that_wait(tmp_path):
     window.commit(first)
     assert probe(window, [1, 2]) == b"\0\1"
     window.close()
+
+
+def test_a_window_of_rows_that_fits_its_budget_is_never_sealed(tmp_path):
+    memory_bytes = 64_000
+    for within, fits in ((2_000, True), (2_600, False)):
+        window = small_window(tmp_path / str(within), within=within, memory_bytes=memory_bytes)
+        history = History(within)
+        most_bytes = 0
+        for start in range(0, 4 * within, 100):
+            numbers = [*range(start, start + 90), *range(max(0, start - within), max(0, start - within) + 10)]
+            assert probe(window, numbers) == history.probe(numbers)
+            most_bytes = max(most_bytes, window.memory_bytes)
+        assert (window.statistics().runs == 0) == fits
+        assert most_bytes <= memory_bytes
+        window.close()
