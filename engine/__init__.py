@@ -19,6 +19,7 @@ Build a ``Pipeline``, then ``run`` it (``run_async`` under Trio), or ``collect``
 from engine import errors, sinks, sources
 from engine._runtime.entry import collect, run, run_async
 from engine.errors import EngineError
+from engine.log.log import Log
 from engine.pipeline import Pipeline
 from engine.report import Report, Statistics
 from engine.retry import Retry
@@ -33,6 +34,7 @@ __all__ = [
     "Deduplicator",
     "EngineError",
     "HashPartitioner",
+    "Log",
     "Pipeline",
     "Report",
     "Retry",

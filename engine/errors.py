@@ -6,8 +6,10 @@
     │   └── InputError  the input is not what it was declared     (the input's)
     ├── StageError      a stage failed on rows                    (the function's)
     ├── SinkError       rows could not be written                 (the sink's)
-    └── StateError      the state directory cannot be used        (its owner's)
-        └── CorruptState  a file in it is damaged                 (the disk's)
+    ├── StateError      the state directory cannot be used        (its owner's)
+    │   └── CorruptState  a file in it is damaged                 (the disk's)
+    └── LogError        a log cannot be used                      (its owner's)
+        └── CorruptLog  a file of it is damaged                   (the disk's)
 
 A message names the stage, partition, column or file, says what was expected and what was found, and then what to do.
 The exception of a user's function or of the operating system is the ``__cause__``. No exception group ever leaves
@@ -18,9 +20,11 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 __all__ = [
+    "CorruptLog",
     "CorruptState",
     "EngineError",
     "InputError",
+    "LogError",
     "PipelineError",
     "SinkError",
     "SourceError",
@@ -89,6 +93,19 @@ class StateError(EngineError):
 
 class CorruptState(StateError):  # noqa: N818 - what it is, not that it is one
     """A file of the state directory is damaged. Nothing was changed or deleted; restore the file, or start anew."""
+
+    def __init__(self, message: str, *, path: str, offset: int | None = None) -> None:
+        self.path = path
+        self.offset = offset
+        super().__init__(message)
+
+
+class LogError(EngineError):
+    """A log cannot be used: it is taken, rows do not fit its schema, the disk refuses. What was acknowledged is safe."""
+
+
+class CorruptLog(LogError):  # noqa: N818 - what it is, not that it is one
+    """A file of a log is damaged below what was durable. Nothing was changed or deleted; restore the file."""
 
     def __init__(self, message: str, *, path: str, offset: int | None = None) -> None:
         self.path = path

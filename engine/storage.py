@@ -11,7 +11,8 @@ Laws
       for.
     - Locks are ``flock`` locks: ``fcntl`` locks vanish when any other descriptor of the process on the file is closed.
     - A forked child owns nothing: its copies of all descriptors are closed, and their use raises ``ForkedError``.
-    - A ``File`` belongs to one thread at a time, but ``pread`` may be called on any; a ``Storage`` has no state.
+    - A ``File`` belongs to one thread at a time, but ``pread`` may be called on any, and one may ``sync`` what another
+      appended while that goes on; a ``Storage`` has no state.
     - Tests inject faults by a subclass of ``Storage``: nothing else in the package writes, renames or removes a file.
 """
 
@@ -207,6 +208,16 @@ class File(_Descriptor):
                 offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def pread_into(self, target: "Buffer", offset: int) -> None:
+        """Fill ``target`` from ``offset`` on. Raises EOFError where the file ends before."""
+        view = memoryview(target).cast("B")
+        with _naming(self.path):
+            while view.nbytes:
+                size = os.preadv(self._fileno(), [view], offset)
+                if size <= 0:
+                    raise EOFError(f"{self.path}: ends at byte {offset}, {view.nbytes} more were expected")
+                view, offset = view[size:], offset + size
+
     def pread_many(self, offsets: "Buffer", sizes: "Buffer") -> bytes:
         """Pieces at several offsets (int64), joined; EOFError as in ``pread``. A device reads them side by side."""
         with _naming(self.path):
@@ -396,6 +407,10 @@ class Storage:
             self.sync_directory(path)
         except PermissionError:
             return
+
+    def pause(self, seconds: float) -> None:
+        """Wait on this thread for what another process may do."""
+        time.sleep(seconds)
 
     def lock(self, path: str) -> Lock:
         """Take the lock on the file ``path``, made where missing. Raises Held at once where somebody has it."""

@@ -1,0 +1,125 @@
+"""The rows of a frame as an Arrow IPC stream that is complete in itself, and back.
+
+Laws
+    - Only what the rows need is written: a slice of a batch does not drag the dictionary or the text of the whole
+      along.
+    - Bytes that come back were verified by the frame's checksum before they are given to Arrow.
+"""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.ipc as ipc
+
+from engine._core.crc32c import crc32c
+from engine.log.format import BODY_LIMIT_BYTES, Codec
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Body", "decode_body", "encode_bodies"]
+
+_OPTIONS = {
+    Codec.NONE: ipc.IpcWriteOptions(),
+    Codec.LZ4: ipc.IpcWriteOptions(compression="lz4"),
+    Codec.ZSTD: ipc.IpcWriteOptions(compression="zstd"),
+}
+_READ_OPTIONS = ipc.IpcReadOptions(use_threads=False)
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
+class Body(NamedTuple):
+    """So many rows as bytes that lie in several pieces."""
+
+    rows: int
+    pieces: "tuple[Buffer, ...]"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in all pieces."""
+        return sum(memoryview(piece).nbytes for piece in self.pieces)
+
+    def checksum(self) -> int:
+        """CRC32C of all pieces, one behind the other."""
+        checksum = 0
+        for piece in self.pieces:
+            checksum = crc32c(piece, checksum)
+        return checksum
+
+
+def encode_bodies(rows: pa.RecordBatch, codec: Codec, limit_bytes: int = BODY_LIMIT_BYTES) -> list[Body]:
+    """The rows as one body, or as several where one would be longer than ``limit_bytes``.
+
+    Raises ValueError where a single row is longer, Arrow's errors for what IPC cannot hold.
+    """
+    if rows.num_rows > 1 and rows.nbytes > limit_bytes:
+        return _encode_halves(rows, codec, limit_bytes)
+    body = Body(rows.num_rows, _encode(_compact(rows), codec))
+    if body.size_bytes <= limit_bytes:
+        return [body]
+    if rows.num_rows == 1:
+        raise ValueError(f"one row takes {body.size_bytes:,} bytes; a frame holds at most {limit_bytes:,}")
+    return _encode_halves(rows, codec, limit_bytes)
+
+
+def _encode_halves(rows: pa.RecordBatch, codec: Codec, limit_bytes: int) -> list[Body]:
+    half = rows.num_rows // 2
+    halves = rows.slice(0, half), rows.slice(half)
+    return [body for piece in halves for body in encode_bodies(piece, codec, limit_bytes)]
+
+
+def _encode(rows: pa.RecordBatch, codec: Codec) -> "tuple[Buffer, ...]":
+    if codec is Codec.NONE and not _has_dictionary(rows.schema):
+        # The same bytes as below, with the rows copied once instead of into a stream that grows.
+        return _schema_message(rows.schema), rows.serialize(), _END_OF_STREAM
+    sink = pa.BufferOutputStream()
+    with ipc.new_stream(sink, rows.schema, options=_OPTIONS[codec]) as writer:
+        writer.write_batch(rows)
+    return (sink.getvalue(),)
+
+
+@lru_cache(maxsize=64)
+def _schema_message(schema: pa.Schema) -> bytes:
+    return schema.serialize().to_pybytes()
+
+
+def _has_dictionary(schema: pa.Schema) -> bool:
+    level = list(schema.types)
+    while level:
+        if any(pa.types.is_dictionary(kind) for kind in level):
+            return True
+        level = [kind.field(index).type for kind in level for index in range(kind.num_fields)]
+    return False
+
+
+def decode_body(body: "Buffer") -> pa.RecordBatch:
+    """The rows of a body; columns share its memory. Raises Arrow's errors."""
+    with ipc.open_stream(pa.py_buffer(body), options=_READ_OPTIONS) as reader:
+        return reader.read_next_batch()
+
+
+def _compact(rows: pa.RecordBatch) -> pa.RecordBatch:
+    if not any(_borrows(kind) for kind in rows.schema.types):
+        return rows
+    return pa.RecordBatch.from_arrays([_compact_column(column) for column in rows.columns], schema=rows.schema)
+
+
+def _borrows(kind: pa.DataType) -> bool:
+    """Whether a slice of such a column keeps values of other rows."""
+    return pa.types.is_dictionary(kind) or pa.types.is_string_view(kind) or pa.types.is_binary_view(kind)
+
+
+def _compact_column(column: Any) -> Any:
+    kind = column.type
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.large_string()).cast(kind)
+    if pa.types.is_binary_view(kind):
+        return column.cast(pa.large_binary()).cast(kind)
+    if pa.types.is_dictionary(kind) and len(column.dictionary) > len(column):
+        indices = column.indices.unique().drop_null()
+        values = column.dictionary.take(indices)
+        places = pc.index_in(column.indices, value_set=indices).cast(kind.index_type)
+        return pa.DictionaryArray.from_arrays(places, values, ordered=kind.ordered)
+    return column

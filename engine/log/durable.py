@@ -1,0 +1,85 @@
+"""The durable offset of a partition as other processes may read it.
+
+    <partition>/durable   records of 16 bytes: offset, crc32c of it, zeros; the last valid one counts
+
+Laws
+    - A record is written after the sync that makes it true, and is not synced itself: it may be missing after a power
+      cut, never wrong.
+    - A record that is damaged or half written says nothing; the one before it counts.
+"""
+
+import os
+import struct
+from contextlib import suppress
+
+from engine._core.crc32c import crc32c
+from engine.storage import File, Storage
+
+__all__ = ["DurableOffset", "read_durable"]
+
+NAME = "durable"
+RECORDS_LIMIT = 1 << 16
+_RECORD = struct.Struct("<QII")
+
+
+def read_durable(storage: Storage, directory: str) -> int:
+    """The highest offset that a record in ``directory`` names; 0 where there is none. Raises OSError."""
+    path = os.path.join(directory, NAME)
+    while True:
+        try:
+            with storage.open(path) as file:
+                data = file.pread(file.size, 0)
+        except FileNotFoundError:
+            return 0
+        except EOFError:
+            continue  # it was replaced by a shorter one just now
+        return max((offset for offset in _valid(data)), default=0)
+
+
+def _valid(data: bytes) -> list[int]:
+    whole = len(data) // _RECORD.size * _RECORD.size
+    return [offset for offset, crc, _ in _RECORD.iter_unpack(data[:whole]) if crc == crc32c(struct.pack("<Q", offset))]
+
+
+class DurableOffset:
+    """The writer's side. A failure to publish fails nobody: rows are no less durable for it."""
+
+    def __init__(self, storage: Storage, directory: str) -> None:
+        self._storage = storage
+        self._path = os.path.join(directory, NAME)
+        self._file: File | None = None
+
+    def begin(self, offset: int) -> None:
+        """Replace what earlier writers left by one record. Raises OSError."""
+        with suppress(FileNotFoundError):
+            self._storage.unlink(f"{self._path}.tmp")
+        file = self._storage.create(f"{self._path}.tmp")
+        try:
+            file.append(_record(offset))
+            self._storage.rename(f"{self._path}.tmp", self._path)
+        except BaseException:
+            file.close()
+            raise
+        self.close()
+        self._file = file
+
+    def publish(self, offset: int) -> None:
+        """Let readers go up to ``offset``."""
+        if self._file is None:
+            return
+        with suppress(OSError):
+            if self._file.size >= RECORDS_LIMIT * _RECORD.size:
+                self.begin(offset)
+            else:
+                self._file.append(_record(offset))
+
+    def close(self) -> None:
+        """Close the file; it stays."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _record(offset: int) -> bytes:
+    packed = struct.pack("<Q", offset)
+    return packed + struct.pack("<II", crc32c(packed), 0)

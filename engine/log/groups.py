@@ -1,0 +1,133 @@
+"""Consumer groups: named sets of offsets up to which rows were taken, one a partition.
+
+    <log>/groups/<escaped name>   a document: {"name": …, "offsets": [partition 0, partition 1, …]}
+
+Laws
+    - A committed offset is durable when ``commit`` returns, and never goes back unless ``rewind`` is asked to.
+    - Only rows that are durable can have been taken: a committed offset proves that they are.
+    - Retention keeps every row that a group has not taken; a group that is not wanted any more is to be deleted.
+    - A group may be used by any process, without the log's lock; one consumer at a time.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from engine.errors import CorruptLog, LogError
+from engine.log.document import read_document, write_document
+from engine.storage import Storage
+
+__all__ = ["Group", "Groups"]
+
+_NAME_LIMIT = 200
+
+
+class Group:
+    """One consumer group."""
+
+    def __init__(self, storage: Storage, directory: str, name: str, partitions: int, end: Callable[[int], int]) -> None:
+        self.name = name
+        self._end = end
+        self._storage = storage
+        self._directory = directory
+        self._path = os.path.join(directory, _escaped(name))
+        self._partitions = partitions
+
+    def __repr__(self) -> str:
+        return f"Group({self.name!r}, offsets={self.offsets()})"
+
+    def offsets(self) -> tuple[int, ...]:
+        """By partition, the offset of the next row that the group has not taken; zeros before the first commit.
+
+        Raises CorruptLog, LogError.
+        """
+        document = read_document(self._storage, self._path)
+        if document is None:
+            return (0,) * self._partitions
+        offsets = document.get("offsets")
+        if document.get("name") != self.name or not isinstance(offsets, list) or len(offsets) != self._partitions:
+            raise CorruptLog(f"{self._path} is damaged: it is not the group {self.name!r}.", path=self._path)
+        return tuple(offsets)
+
+    def commit(self, offset: int, *, partition: int = 0) -> None:
+        """Everything before ``offset`` was taken; durable when this returns, and ignored where it is below what was
+        committed. Raises LogError.
+        """
+        self._check(partition, offset)
+        self._set(partition, max(offset, self.offsets()[partition]))
+
+    def rewind(self, offset: int, *, partition: int = 0) -> None:
+        """Take the rows from ``offset`` on again. Raises LogError."""
+        self._check(partition, offset)
+        self._set(partition, offset)
+
+    def delete(self) -> None:
+        """Forget the group: retention no longer waits for it. Harmless when repeated."""
+        if self._storage.exists(self._path):
+            self._storage.unlink(self._path)
+            self._storage.sync_directory(self._directory)
+
+    def _check(self, partition: int, offset: int) -> None:
+        if not 0 <= partition < self._partitions:
+            raise LogError(f"group {self.name!r}: there is no partition {partition}; the log has {self._partitions}")
+        end = self._end(partition)
+        if not 0 <= offset <= end:
+            raise LogError(f"group {self.name!r}: offset {offset:,} of partition {partition} is not in 0 to {end:,}")
+
+    def _set(self, partition: int, offset: int) -> None:
+        offsets = list(self.offsets())
+        offsets[partition] = offset
+        try:
+            self._storage.make_directory(self._directory)
+            write_document(self._storage, self._path, {"name": self.name, "offsets": offsets})
+        except OSError as error:
+            raise LogError(
+                f"{self._path}: the offset {offset:,} could not be committed: {error}.\n"
+                "  What was committed before counts."
+            ) from error
+
+
+class Groups(Mapping[str, Group]):
+    """The groups of a log by name; asking for a new name gives a group at offset 0, which its first commit makes."""
+
+    def __init__(self, storage: Storage, directory: str, partitions: int, end: Callable[[int], int]) -> None:
+        self._storage = storage
+        self._directory = directory
+        self._partitions = partitions
+        self._end = end
+
+    def __getitem__(self, name: str) -> Group:
+        if not isinstance(name, str) or not name or len(_escaped(name)) > _NAME_LIMIT:
+            raise LogError(f"{name!r} is no name of a group; a text of 1 to some 60 characters is needed")
+        return Group(self._storage, self._directory, name, self._partitions, self._end)
+
+    def __iter__(self) -> Iterator[str]:
+        if not self._storage.exists(self._directory):
+            return
+        for file in self._storage.list(self._directory):
+            if not file.endswith(".tmp"):
+                yield _unescaped(file)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and any(name == other for other in self)
+
+    def lowest(self, partition: int) -> int | None:
+        """The lowest offset that any group has committed; None without groups. Raises CorruptLog."""
+        return min((group.offsets()[partition] for group in self.values()), default=None)
+
+    def highest(self, partition: int) -> int:
+        """The highest offset that any group has committed. Raises CorruptLog."""
+        return max((group.offsets()[partition] for group in self.values()), default=0)
+
+
+def _escaped(name: str) -> str:
+    """A file name for any text: it has no dot, so that it is never that of a tmp file."""
+    return re.sub(rb"[^a-z0-9_]", lambda match: b"%%%02x" % match[0][0], name.encode("utf-8", "surrogatepass")).decode()
+
+
+def _unescaped(file: str) -> str:
+    data = re.sub(rb"%([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), file.encode("ascii"))
+    return data.decode("utf-8", "surrogatepass")

@@ -1,0 +1,393 @@
+"""The durable log: what is appended is there, in order, whatever happens.
+
+    <path>/LOG                        a document: format, id, partitions, schema
+    <path>/LOCK                       flock of the writer
+    <path>/partition-00000/           segments, and the durable offset for other processes
+    <path>/groups/                    consumer groups
+
+Laws
+    - ``append`` returns when the rows are durable; they are there after any crash, and never twice.
+    - One writer at a time, by a lock. Any number of readers in any process, up to what is durable.
+    - Bytes are never changed or deleted in reaction to damage; retention alone removes whole segments, the oldest
+      first, and none with rows that a group has not taken.
+"""
+
+import base64
+import os
+import threading
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.ipc as ipc
+import trio
+
+from engine.byte_size import ByteSize, parse_bytes
+from engine.errors import CorruptLog, InputError, LogError, PipelineError
+from engine.log.body import encode_bodies
+from engine.log.document import read_document, write_document
+from engine.log.durable import read_durable
+from engine.log.format import Codec
+from engine.log.groups import Groups
+from engine.log.partition import Partition, microseconds
+from engine.log.reader import PartitionReader, Rows
+from engine.log.recovery import Torn, recover
+from engine.log.retention import Retention
+from engine.storage import Held, Lock, Storage, random_id
+
+__all__ = ["Log"]
+
+FORMAT = 1
+SEGMENT_BYTES = 256 << 20
+PARTITIONS_LIMIT = 1024
+TAIL_WAIT_S = 0.05
+"""How often ``tail`` looks for what another process wrote; rows of this one wake it at once."""
+
+CODECS = {None: Codec.NONE, "lz4": Codec.LZ4, "zstd": Codec.ZSTD}
+
+
+class Log:
+    """A durable log of rows in the directory ``path``, made where missing.
+
+    ``schema``: that of all rows; else the first append decides. ``partitions``: how many, 1 to 1,024, fixed when the
+    log is made; None takes what it has. ``write=False`` reads beside the writer, without its lock. ``compression``:
+    None, "lz4" or "zstd". A segment ends at ``segment_bytes``; whole segments beyond ``retain_bytes`` or older than
+    ``retain_age_s`` are removed, but for rows that a group has not taken: while those fill ``retain_bytes``, ``append``
+    waits. ``sync=False`` leaves it to the system when rows reach the disk: a power cut may take what was acknowledged.
+
+    Any thread may call; a forked child has to open the log anew. Raises LogError, CorruptLog, PipelineError for
+    arguments.
+
+    >>> with Log("orders.log") as log:
+    ...     end = log.append(pa.table({"n": [1, 2, 3]}))
+    ...     for rows in log.read(end - 3, end):
+    ...         print(rows.num_rows)
+    3
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        schema: pa.Schema | None = None,
+        *,
+        partitions: int | None = None,
+        write: bool = True,
+        compression: str | None = None,
+        segment_bytes: ByteSize = SEGMENT_BYTES,
+        retain_bytes: ByteSize | None = None,
+        retain_age_s: float | None = None,
+        sync: bool = True,
+        storage: Storage | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        if compression not in CODECS:
+            raise PipelineError(f'log: compression is {compression!r}; None, "lz4" and "zstd" there are')
+        if partitions is not None and not 1 <= partitions <= PARTITIONS_LIMIT:
+            raise PipelineError(f"log: partitions must be 1 to {PARTITIONS_LIMIT}, found {partitions}")
+        self._codec = CODECS[compression]
+        self._sync = sync
+        self._storage = storage if storage is not None else Storage()
+        kept_bytes = None if retain_bytes is None else parse_bytes(retain_bytes, name="retain_bytes")
+        self._retention = Retention(kept_bytes, retain_age_s)
+        self._segment_bytes = parse_bytes(segment_bytes, name="segment_bytes")
+        if kept_bytes is not None:
+            self._segment_bytes = max(1, min(self._segment_bytes, kept_bytes // 4))
+        self._lock: Lock | None = None
+        self._writers: list[Partition] = []
+        self._closed = False
+        self._deciding = threading.Lock()
+        self._schema: pa.Schema | None = None
+        with self._explained("cannot be opened"):
+            if write:
+                self._storage.make_directory(self.path)
+                self._lock = self._storage.lock(os.path.join(self.path, "LOCK"))
+            try:
+                self._open(schema, partitions)
+            except BaseException:
+                self.close()
+                raise
+
+    def _open(self, schema: pa.Schema | None, partitions: int | None) -> None:
+        document = read_document(self._storage, os.path.join(self.path, "LOG"))
+        if document is None:
+            document = self._create(schema, partitions or 1)
+        if document["format"] != FORMAT:
+            raise LogError(f"{self.path} is a log of format {document['format']}; this release reads format {FORMAT}.")
+        self.id: str = document["id"]
+        self.partitions: int = document["partitions"]
+        self._schema = None if document["schema"] is None else _schema_of(document["schema"])
+        if partitions not in (None, self.partitions):
+            raise LogError(
+                f"{self.path} has {self.partitions} partitions, not {partitions}; open it without partitions=."
+            )
+        if schema is not None:
+            self._fix_schema(schema)
+        self.groups = Groups(self._storage, os.path.join(self.path, "groups"), self.partitions, self._end)
+        self.torn: tuple[Torn, ...] = ()
+        self._readers = [PartitionReader(self._storage, self._directory(number)) for number in range(self.partitions)]
+        if self._lock is not None:
+            term = int(random_id(64), 16)
+            self._writers = [self._recover(number, term) for number in range(self.partitions)]
+            self._retain()
+
+    def _create(self, schema: pa.Schema | None, partitions: int) -> dict[str, Any]:
+        if self._lock is None:
+            raise LogError(f"{self.path} is no log: nothing to read.\n  Open it with write=True to make one.")
+        if any(name.startswith("partition-") for name in self._storage.list(self.path)):
+            raise CorruptLog(f"{self.path}: the file LOG is gone; bring it back.", path=self.path)
+        for number in range(partitions):
+            self._storage.make_directory(self._directory(number))
+        encoded = None if schema is None else _encoded(schema)
+        document = {"format": FORMAT, "id": random_id(128), "partitions": partitions, "schema": encoded}
+        write_document(self._storage, os.path.join(self.path, "LOG"), document)
+        return document
+
+    def _recover(self, number: int, term: int) -> Partition:
+        directory = self._directory(number)
+        for name in self._storage.list(directory):
+            if name.endswith(".tmp"):
+                self._storage.unlink(os.path.join(directory, name))
+        found = recover(
+            self._storage,
+            directory,
+            log=self.id,
+            partition=number,
+            floor=self._retention.floor(self._storage, directory),
+            published=read_durable(self._storage, directory),
+            committed=self.groups.highest(number),
+        )
+        if found.torn is not None:
+            self.torn += (found.torn,)
+        return Partition(
+            self._storage,
+            directory,
+            found,
+            log=self.id,
+            number=number,
+            term=term,
+            segment_bytes=self._segment_bytes,
+            sync=self._sync,
+        )
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """The schema of all rows; None before the first append decided it."""
+        if self._schema is None and self._lock is None:
+            document = read_document(self._storage, os.path.join(self.path, "LOG"))
+            if document is not None and document["schema"] is not None:
+                self._schema = _schema_of(document["schema"])
+        return self._schema
+
+    def end(self, *, partition: int = 0) -> int:
+        """The offset behind the last durable row. Raises LogError."""
+        self._check(partition)
+        if self._writers:
+            return self._writers[partition].durable
+        with self._explained("cannot be read"):
+            return read_durable(self._storage, self._directory(partition))
+
+    def start(self, *, partition: int = 0) -> int:
+        """The offset of the oldest row that is kept. Raises LogError."""
+        self._check(partition)
+        with self._explained("cannot be read"):
+            bounds = self._readers[partition].bounds()
+        return bounds[0][0] if bounds else 0
+
+    def append(self, rows: Any, *, partition: int = 0) -> int:
+        """Append rows: a record batch, a table, or anything with ``__arrow_c_stream__`` or ``__arrow_c_array__``.
+
+        Gives the offset behind them, when they are durable: they are ``read(offset - count, offset)``. All or nothing
+        is appended. Waits while rows that no group has taken fill ``retain_bytes``. Raises InputError for rows of
+        another schema, LogError where the disk refuses.
+        """
+        self._check(partition)
+        if not self._writers:
+            raise LogError(f"{self.path} was opened with write=False: nothing can be appended")
+        batches = _batches_of(rows)
+        self._fix_schema(batches[0].schema)
+        bodies = []
+        for batch in batches:
+            if batch.num_rows:
+                try:
+                    bodies += encode_bodies(batch, self._codec)
+                except (pa.ArrowException, ValueError) as error:
+                    raise InputError(f"log {self.path}: rows cannot be written: {error}") from error
+        writer = self._writers[partition]
+        if not bodies:
+            return writer.durable
+        if self._retention.due(writer):
+            self._retain(wait=True)
+        return writer.append(bodies, self._codec)
+
+    def read(
+        self, start: int | datetime = 0, stop: int | datetime | None = None, *, partition: int = 0
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows [start, stop) in order, by offset or by the time of their append; without ``stop`` to the end.
+
+        Batches are as they were appended. Raises LogError where rows are gone, CorruptLog where they are damaged.
+        """
+        for found in self.read_with_offsets(start, stop, partition=partition):
+            yield found.rows
+
+    def read_with_offsets(
+        self, start: int | datetime = 0, stop: int | datetime | None = None, *, partition: int = 0
+    ) -> Iterator[Rows]:
+        """As ``read``, with the offset and the time of each batch."""
+        end = self.end(partition=partition)
+        first = self._offset(start, end, partition)
+        last = end if stop is None else min(end, self._offset(stop, end, partition))
+        with self._explained("cannot be read"):
+            yield from self._readers[partition].read(first, last)
+
+    def tail(self, start: int | None = None, *, partition: int = 0) -> Iterator[pa.RecordBatch]:
+        """The rows from ``start`` on (None: from now on), and then those to come, as they become durable. Ends when the
+        log is closed. Raises as ``read``.
+        """
+        position = self.end(partition=partition) if start is None else start
+        while not self._closed:
+            for found in self._next_rows(position, partition):
+                yield found.rows
+                position = found.stop
+
+    async def append_async(self, rows: Any, *, partition: int = 0) -> int:
+        """As ``append``, under Trio. Cancellation waits until the append has ended, and then the rows are there."""
+        return await trio.to_thread.run_sync(partial(self.append, rows, partition=partition))
+
+    async def read_async(
+        self, start: int | datetime = 0, stop: int | datetime | None = None, *, partition: int = 0
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        """As ``read``, under Trio; cancelled between two batches."""
+        batches = self.read(start, stop, partition=partition)
+        while (rows := await trio.to_thread.run_sync(next, batches, None)) is not None:
+            yield rows
+
+    async def tail_async(self, start: int | None = None, *, partition: int = 0) -> AsyncGenerator[pa.RecordBatch, None]:
+        """As ``tail``, under Trio; cancelled at any time."""
+        position = self.end(partition=partition) if start is None else start
+        while not self._closed:
+            for found in await trio.to_thread.run_sync(self._next_rows, position, partition):
+                yield found.rows
+                position = found.stop
+
+    def roll(self) -> None:
+        """End the newest segment of every partition, and remove what retention does not keep. Raises LogError."""
+        for writer in self._writers:
+            writer.roll()
+        self._retain()
+
+    def close(self) -> None:
+        """Mark everything as durable and let others have the log. Harmless when repeated. Raises LogError."""
+        self._closed = True
+        try:
+            for writer in self._writers:
+                writer.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _end(self, partition: int) -> int:
+        return self.end(partition=partition)
+
+    def _directory(self, partition: int) -> str:
+        return os.path.join(self.path, f"partition-{partition:05}")
+
+    def _check(self, partition: int) -> None:
+        if self._closed:
+            raise LogError(f"{self.path}: the log is closed")
+        if not 0 <= partition < self.partitions:
+            raise LogError(f"{self.path} has no partition {partition}; it has {self.partitions}")
+
+    def _offset(self, place: int | datetime, end: int, partition: int) -> int:
+        if isinstance(place, datetime):
+            with self._explained("cannot be read"):
+                return self._readers[partition].offset_at(microseconds(place), end)
+        if place < 0:
+            raise LogError(f"{self.path}: offsets begin at 0, found {place}")
+        return place
+
+    def _fix_schema(self, schema: pa.Schema) -> None:
+        """All rows have the schema of the first ones. Raises InputError."""
+        with self._deciding:
+            self._decide_schema(schema)
+        if self._schema is not None and not self._schema.equals(schema):
+            raise InputError(
+                f"log {self.path}: the rows have another schema than the log.\n  expected {_shown(self._schema)}\n"
+                f"  found    {_shown(schema)}\n  Cast them, or give them a log of their own."
+            )
+
+    def _decide_schema(self, schema: pa.Schema) -> None:
+        if self._schema is None and self._lock is not None:
+            with self._explained("its schema could not be written"):
+                path = os.path.join(self.path, "LOG")
+                document = {"format": FORMAT, "id": self.id, "partitions": self.partitions, "schema": _encoded(schema)}
+                write_document(self._storage, path, document)
+            self._schema = schema
+
+    def _next_rows(self, position: int, partition: int) -> list[Rows]:
+        """The next batch behind ``position``; none where nothing has come for a while, or the log is closed."""
+        if self._writers:
+            self._writers[partition].wait_beyond(position, TAIL_WAIT_S)
+        elif self.end(partition=partition) <= position:
+            self._storage.pause(TAIL_WAIT_S)
+        return [] if self._closed else list(islice(self.read_with_offsets(position, partition=partition), 1))
+
+    def _retain(self, *, wait: bool = False) -> None:
+        """Remove what need not be kept; with ``wait``, until there is room."""
+        with self._explained("old segments could not be removed"):
+            while True:
+                full = [self._retention.apply(self._storage, writer, self.groups) for writer in self._writers]
+                if not wait or not any(full) or self._closed:
+                    return
+                self._storage.pause(TAIL_WAIT_S)
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Held as held:
+            raise LogError(
+                f"{self.path} is being written by pid {held.pid} on host {held.host}.\n"
+                "  Stop it, or open the log with write=False to read beside it."
+            ) from held
+        except (OSError, EOFError) as error:
+            raise LogError(f"{self.path}: {what}: {error}.\n  What was acknowledged is safe.") from error
+
+
+def _batches_of(rows: Any) -> Sequence[pa.RecordBatch]:
+    """At least one batch, perhaps of no rows. Raises InputError."""
+    if isinstance(rows, pa.RecordBatch):
+        return [rows]
+    try:
+        if hasattr(rows, "__arrow_c_stream__"):
+            table = pa.table(rows)
+            return table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+        if hasattr(rows, "__arrow_c_array__"):
+            return [pa.record_batch(rows)]
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(f"log: {type(rows).__name__} gives no rows: {error}") from error
+    raise InputError(f"log: rows of Arrow are needed, found {type(rows).__name__}; pass a table or a record batch")
+
+
+def _encoded(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize()).decode("ascii")
+
+
+def _schema_of(encoded: str) -> pa.Schema:
+    return ipc.read_schema(pa.py_buffer(base64.b64decode(encoded)))
+
+
+def _shown(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
