@@ -1,4 +1,4 @@
-"""A log after crashes and damage: what was acknowledged is there or the damage is told; nothing else is ever given out."""
+"""A log after crashes and damage: what was acknowledged is there, or the damage is told; nothing else is given out."""
 
 import errno
 import random
@@ -71,7 +71,7 @@ def test_a_tail_that_is_cut_at_every_byte_is_torn_or_damage(tmp_path, unclosed):
             found, torn = opened(path)
         except CorruptLog as error:
             # The last frame that is whole proves the rows of the frames before it.
-            assert (error.path, size < HEADER_BYTES) == (str(path / name), True)
+            assert (error.path, size < HEADER_BYTES) == (str(path / name), True)  # noqa: PT017
             verdicts["damage"] += 1
             del before["LOCK"]
             assert contents(path).items() >= before.items()
@@ -92,7 +92,7 @@ def test_bytes_behind_the_end_are_torn(tmp_path, unclosed, filling):
 
 
 def test_every_flipped_bit_below_what_is_durable_is_told(tmp_path, seed):
-    log = Log(tmp_path / "made", segment_bytes=600)
+    log = Log(tmp_path / "made", segment_bytes=300)
     for start in range(0, 30, 5):
         log.append(rows(start, 5))
     log.close()
@@ -108,15 +108,15 @@ def test_every_flipped_bit_below_what_is_durable_is_told(tmp_path, seed):
         before = contents(path)
         try:
             with Log(path, write=False) as log:
-                found = numbers(log.read())
+                beside = numbers(log.read())
             with Log(path) as log:
-                assert numbers(log.read()) == found
+                found = numbers(log.read())
         except CorruptLog as error:
-            assert error.path.startswith(str(path))
+            assert error.path.startswith(str(path))  # noqa: PT017 - which of the two it is, is the question
             told[name.split("/")[-1].split(".")[-1]] += 1
         else:
             # A hint of what is durable, or the padding and the mark behind the last row, which nothing reads.
-            assert found == list(range(len(found)))
+            assert beside == found[: len(beside)]
             assert found == list(range(30)) or name.endswith("durable"), (name, bit)
         after = contents(path)
         for file in before:
@@ -133,8 +133,16 @@ def seed(request) -> int:
     return value
 
 
+def test_readers_do_not_depend_on_the_published_offset(tmp_path):
+    with Log(tmp_path / "log") as log:
+        log.append(rows(0, 5))
+    (tmp_path / "log/partition-00000/durable").unlink()
+    with Log(tmp_path / "log", write=False) as log:
+        assert numbers(log.read()) == [0, 1, 2, 3, 4]
+
+
 def test_missing_and_foreign_segments_are_told(tmp_path):
-    with Log(tmp_path / "log", segment_bytes=600) as log:
+    with Log(tmp_path / "log", segment_bytes=300) as log:
         for start in range(0, 30, 5):
             log.append(rows(start, 5))
     files = contents(tmp_path / "log")
@@ -159,7 +167,7 @@ def test_missing_and_foreign_segments_are_told(tmp_path):
 
 
 def test_damage_in_an_older_segment_is_told_where_it_is_read(tmp_path):
-    with Log(tmp_path / "log", segment_bytes=600) as log:
+    with Log(tmp_path / "log", segment_bytes=300) as log:
         for start in range(0, 30, 5):
             log.append(rows(start, 5))
         damaged = sorted((tmp_path / "log").rglob("*.seg"))[1]
@@ -260,7 +268,7 @@ def test_a_failed_write_appends_nothing_and_the_next_one_may_succeed(tmp_path, e
 
 def test_a_segment_that_cannot_be_made_appends_nothing(tmp_path):
     storage = Failing()
-    with Log(tmp_path / "log", storage=storage, segment_bytes=600) as log:
+    with Log(tmp_path / "log", storage=storage, segment_bytes=300) as log:
         log.append(rows(0, 5))
         log.roll()
         storage.failures["create"] = 1
