@@ -36,7 +36,7 @@ from engine.log.format import Codec
 from engine.log.groups import Groups
 from engine.log.partition import Partition, microseconds
 from engine.log.reader import PartitionReader, Rows
-from engine.log.recovery import Torn, recover
+from engine.log.recovery import Recovered, Torn, recover
 from engine.log.retention import Retention
 from engine.storage import Held, Lock, Storage, random_id
 
@@ -132,7 +132,7 @@ class Log:
         self._readers = [PartitionReader(self._storage, self._directory(number)) for number in range(self.partitions)]
         if self._lock is not None:
             term = int(random_id(64), 16)
-            self._writers = [self._recover(number, term) for number in range(self.partitions)]
+            self._writers = [self._open_writer(number, term) for number in range(self.partitions)]
             self._retain()
 
     def _create(self, schema: pa.Schema | None, partitions: int) -> dict[str, Any]:
@@ -147,12 +147,9 @@ class Log:
         write_document(self._storage, os.path.join(self.path, "LOG"), document)
         return document
 
-    def _recover(self, number: int, term: int) -> Partition:
+    def _recover(self, number: int) -> Recovered:
         directory = self._directory(number)
-        for name in self._storage.list(directory):
-            if name.endswith(".tmp"):
-                self._storage.unlink(os.path.join(directory, name))
-        found = recover(
+        return recover(
             self._storage,
             directory,
             log=self.id,
@@ -161,6 +158,13 @@ class Log:
             published=read_durable(self._storage, directory),
             committed=self.groups.highest(number),
         )
+
+    def _open_writer(self, number: int, term: int) -> Partition:
+        directory = self._directory(number)
+        for name in self._storage.list(directory):
+            if name.endswith(".tmp"):
+                self._storage.unlink(os.path.join(directory, name))
+        found = self._recover(number)
         if found.torn is not None:
             self.torn += (found.torn,)
         return Partition(
@@ -189,7 +193,9 @@ class Log:
         if self._writers:
             return self._writers[partition].durable
         with self._explained("cannot be read"):
-            return read_durable(self._storage, self._directory(partition))
+            published = read_durable(self._storage, self._directory(partition))
+            # A power cut may have taken what was published, and then the segments tell.
+            return published or self._recover(partition).durable
 
     def start(self, *, partition: int = 0) -> int:
         """The offset of the oldest row that is kept. Raises LogError."""

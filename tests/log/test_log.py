@@ -285,7 +285,8 @@ def test_append_waits_for_the_group_that_holds_everything_back(tmp_path):
 
         def write() -> None:
             for start in range(0, 40, 2):
-                written.append(log.append(rows(start, 2)))
+                end = log.append(rows(start, 2))
+                written.append(end)
 
         thread = threading.Thread(target=write)
         thread.start()
