@@ -101,7 +101,7 @@ class CorruptState(StateError):  # noqa: N818 - what it is, not that it is one
 
 
 class LogError(EngineError):
-    """A log cannot be used: it is taken, rows do not fit its schema, the disk refuses. What was acknowledged is safe."""
+    """A log cannot be used: it is taken, or rows are gone, or the disk refuses. What was acknowledged is safe."""
 
 
 class CorruptLog(LogError):  # noqa: N818 - what it is, not that it is one

@@ -19,7 +19,7 @@ import pyarrow as pa
 from engine.batch import Origin
 from engine.progress import Token
 
-__all__ = ["Guarantee", "Handle", "OutputFiles", "Sink", "Writer"]
+__all__ = ["Guarantee", "Handle", "Holding", "OutputFiles", "Sink", "Writer"]
 
 Handle: TypeAlias = Any
 """What a writer prepared: a value that JSON can hold."""
@@ -73,6 +73,14 @@ class Sink(Protocol):
 
     def discard_after(self, token: Token) -> None:
         """Remove everything that was staged in epochs after ``token``'s and never committed. Raises SinkError."""
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """What a sink has besides that holds something for the length of a run, such as a lock or a connection."""
+
+    def close(self) -> None:
+        """The run has ended, however: let go. Harmless when repeated."""
 
 
 @runtime_checkable

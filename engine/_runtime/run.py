@@ -32,7 +32,7 @@ from engine.errors import EngineError, PipelineError
 from engine.instrument import SILENT, Instrument
 from engine.pipeline import Pipeline
 from engine.report import Counts, Report, Statistics
-from engine.sink import OutputFiles, Sink
+from engine.sink import Holding, OutputFiles, Sink
 from engine.storage import Storage, monotonic_s, random_id
 
 __all__ = ["Options", "execute"]
@@ -102,6 +102,8 @@ async def _execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
             state = stack.enter_context(contextlib.closing(opened))
         elif any(stage.fingerprint() is not None for stage in pipeline.graph.stages):
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="engine-", ignore_cleanup_errors=True))
+        if isinstance(sink, Holding):
+            stack.callback(sink.close)
         incarnation = state.incarnation if state is not None else random_id(128)
         scheduler = Scheduler(
             pipeline.graph,

@@ -89,7 +89,7 @@ class Log:
             raise PipelineError(f'log: compression is {compression!r}; None, "lz4" and "zstd" there are')
         if partitions is not None and not 1 <= partitions <= PARTITIONS_LIMIT:
             raise PipelineError(f"log: partitions must be 1 to {PARTITIONS_LIMIT}, found {partitions}")
-        self._codec = CODECS[compression]
+        self.codec = CODECS[compression]
         self._sync = sync
         self._storage = storage if storage is not None else Storage()
         kept_bytes = None if retain_bytes is None else parse_bytes(retain_bytes, name="retain_bytes")
@@ -211,24 +211,21 @@ class Log:
         is appended. Waits while rows that no group has taken fill ``retain_bytes``. Raises InputError for rows of
         another schema, LogError where the disk refuses.
         """
-        self._check(partition)
-        if not self._writers:
-            raise LogError(f"{self.path} was opened with write=False: nothing can be appended")
+        writer = self.writer(partition)
         batches = _batches_of(rows)
         self._fix_schema(batches[0].schema)
         bodies = []
         for batch in batches:
             if batch.num_rows:
                 try:
-                    bodies += encode_bodies(batch, self._codec)
+                    bodies += encode_bodies(batch, self.codec)
                 except (pa.ArrowException, ValueError) as error:
                     raise InputError(f"log {self.path}: rows cannot be written: {error}") from error
-        writer = self._writers[partition]
         if not bodies:
             return writer.durable
         if self._retention.due(writer):
             self._retain(wait=True)
-        return writer.append(bodies, self._codec)
+        return writer.append(bodies, self.codec)
 
     def read(
         self, start: int | datetime = 0, stop: int | datetime | None = None, *, partition: int = 0
@@ -279,6 +276,13 @@ class Log:
             for found in await trio.to_thread.run_sync(self._next_rows, position, partition):
                 yield found.rows
                 position = found.stop
+
+    def writer(self, partition: int) -> Partition:
+        """The writer's side of a partition, for what publishes whole segments. Raises LogError."""
+        self._check(partition)
+        if not self._writers:
+            raise LogError(f"{self.path} was opened with write=False: nothing can be appended")
+        return self._writers[partition]
 
     def roll(self) -> None:
         """End the newest segment of every partition, and remove what retention does not keep. Raises LogError."""

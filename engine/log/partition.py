@@ -14,6 +14,7 @@ Laws
     - Any thread may call.
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from engine.log.body import Body
 from engine.log.durable import DurableOffset
 from engine.log.format import Codec, FrameHeader, Kind, SegmentHeader, Tail
 from engine.log.recovery import Recovered
-from engine.log.segment import Segment, append_frame, create_segment, mark
+from engine.log.segment import Segment, append_frame, create_segment, frames, mark, open_segment, segment_name
 from engine.storage import File, Storage, wall_clock
 
 __all__ = ["Partition"]
@@ -119,6 +120,35 @@ class Partition:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+
+    def next_segment(self) -> tuple[int, int]:
+        """(base, number) of a segment that would begin now. Raises LogError."""
+        with self._changed:
+            self._settle()
+            return self._durable, self.segments[-1].header.number + 1 if self.segments else 0
+
+    def publish(self, staged: str) -> None:
+        """Make a staged segment, which begins at ``next_segment``, the newest one. Raises LogError, CorruptLog."""
+        with self._changed, self._explained():
+            self._check()
+            self._settle()
+            file, segment = open_segment(self._storage, staged, named=False)
+            with file:
+                stop = segment.header.base
+                for frame in frames(file, segment.first, stop):
+                    stop = frame.header.stop
+            if (segment.header.base, segment.header.number) != self.next_segment():
+                raise LogError(f"{staged} was staged for another place in {self.directory}")
+            segment.path = os.path.join(self.directory, segment_name(segment.header))
+            self._storage.rename(staged, segment.path)
+            self._storage.sync_directory(self.directory)
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+            self.segments.append(segment)
+            self.rolled = True
+            self._end = stop
+            self._note_durable(stop)
 
     def forget_oldest(self, count: int) -> None:
         """Retention removed so many segments."""

@@ -47,6 +47,7 @@ __all__ = [
     "mark",
     "open_segment",
     "proven_behind",
+    "segment_name",
     "segment_names",
 ]
 
@@ -95,12 +96,14 @@ def segment_names(names: Iterable[str]) -> list[tuple[int, str]]:
     return sorted((int(match[2]), name) for name in names if (match := _NAME.fullmatch(name)))
 
 
-def open_segment(storage: Storage, path: str) -> tuple[File, Segment]:
-    """Open a segment for reading. Raises CorruptLog, LogError for a later format, OSError."""
+def open_segment(storage: Storage, path: str, *, named: bool = True) -> tuple[File, Segment]:
+    """Open a segment for reading; one that is staged is not ``named`` yet. Raises CorruptLog, LogError for a later
+    format, OSError.
+    """
     file = storage.open(path)
     try:
         header, first = decode_header(file.pread(min(HEADER_BYTES, file.size), 0))
-        if segment_name(header) != os.path.basename(path):
+        if named and segment_name(header) != os.path.basename(path):
             raise NotASegment(f"it was written as {segment_name(header)}")
     except NewerFormat as error:
         file.close()

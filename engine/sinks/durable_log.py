@@ -1,0 +1,292 @@
+"""Rows into a durable log: exactly once. Class B: a staged segment becomes part of the log by one rename.
+
+    <log>/staging/<incarnation>-<epoch>-<partition>.seg   a whole segment; its base is where the log will end by then
+    <log>/sinks/<incarnation>                             a document: {"epoch": the last that was published}
+
+Laws
+    - A run is the log's only writer: it holds the lock from ``open`` to ``close``. So the base of a staged segment is
+      known before the epochs in front of it are published.
+    - A segment is published whole or not at all. Its header's term names incarnation, epoch and partition: what is no
+      longer staged must be in the log, or be older than what the log keeps.
+    - Where others appended between two runs, a staged segment is written anew with the base that it gets now.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from engine.batch import Origin
+from engine.errors import EngineError, LogError, PipelineError, SinkError
+from engine.log.document import read_document, write_document
+from engine.log.format import SegmentHeader
+from engine.log.log import Log
+from engine.log.partition import microseconds
+from engine.log.staging import StagedSegment, rebase
+from engine.progress import Token
+from engine.sink import Guarantee
+from engine.sinks.failure import sink_failure
+from engine.storage import Storage, wall_clock
+
+__all__ = ["LogSink", "log"]
+
+PIECE_BYTES = 1 << 20
+"""Rows wait for others until a frame has so many bytes, or the epoch ends."""
+
+_SHORT = 16
+
+
+def log(path: str | os.PathLike[str], *, compression: str | None = None) -> "LogSink":
+    """Append the rows to a durable log, exactly once, partition by partition; it is made where missing.
+
+    The log has as many partitions as the pipeline. Rows appear when their epoch is committed. ``compression``: None,
+    "lz4" or "zstd". Raises PipelineError.
+    """
+    if not os.fspath(path):
+        raise PipelineError("log: the path is empty")
+    if compression not in (None, "lz4", "zstd"):
+        raise PipelineError(f'log: compression is {compression!r}; None, "lz4" and "zstd" there are')
+    return LogSink(os.fspath(path), compression)
+
+
+class LogSink:
+    """A durable log as a sink; made by ``log``. ``storage`` may be replaced before ``open``."""
+
+    pipeline: str | None = None
+
+    def __init__(self, path: str, compression: str | None, *, storage: Storage | None = None) -> None:
+        self.location = path
+        self.storage = storage if storage is not None else Storage()
+        self.published_files = 0
+        self._compression = compression
+        self._log: Log | None = None
+        self._incarnation = ""
+        self._writers: dict[int, _LogWriter] = {}  # the last one of each partition
+        self.mutex = threading.Lock()
+        self._piece_bytes = PIECE_BYTES
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """``log`` and the normalised path as it was given."""
+        return f"log({os.path.normpath(self.location)})"
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """Exactly once."""
+        return Guarantee.EXACTLY_ONCE
+
+    def faults(self, schema: pa.Schema) -> list[str]:
+        """Any schema will do that Arrow IPC can hold: all do."""
+        return []
+
+    def open(self, schema: pa.Schema, *, token: Token, partitions: int, memory_bytes: int) -> None:
+        """Take the log, made where missing, for the length of a run. Raises SinkError; nothing is published then."""
+        self.close()
+        try:
+            opened = Log(
+                self.location, schema, partitions=partitions, compression=self._compression, storage=self.storage
+            )
+        except (EngineError, OSError) as error:
+            raise SinkError(f"{self.name}: {error}", sink=self.name) from error
+        self._log, self._incarnation, self._writers = opened, token.incarnation, {}
+        self._piece_bytes = max(1, min(PIECE_BYTES, memory_bytes // partitions))
+        try:
+            with sink_failure(f"{self.location}: cannot be used", sink=self.name):
+                for name in ("staging", "sinks"):
+                    self.storage.make_directory(os.path.join(self.location, name))
+                published = self._published_epoch()
+            if published > token.epoch:
+                raise SinkError(
+                    f"{self.location} has rows of epoch {published}; the state directory knows epochs up to "
+                    f"{token.epoch}.\n"
+                    "  Nothing was touched. It seems to come from an older backup: bring back the newest.",
+                    sink=self.name,
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def writer(self, partition: int, token: Token) -> "_LogWriter":
+        """The writer of one partition for the epoch of ``token``."""
+        log = self._opened()
+        before = self._writers.get(partition)
+        path = os.path.join(self.location, "staging", f"{self._file_prefix}-{token.epoch:010}-{partition:05}.seg")
+        writer = _LogWriter(self, log, partition, token, path, before, self._piece_bytes)
+        self._writers[partition] = writer
+        return writer
+
+    def commit(self, handles: Sequence[Any]) -> None:
+        """Publish staged segments, in the order of partitions. Idempotent. Raises SinkError."""
+        log = self._opened()
+        epochs = {handle["epoch"] for handle in handles if handle is not None}
+        if not epochs:
+            return
+        epoch = max(epochs)
+        doing = f"{self.location}: epoch {epoch} cannot be published"
+        ordered = sorted((handle for handle in handles if handle is not None), key=lambda handle: handle["partition"])
+        with sink_failure(doing, sink=self.name):
+            try:
+                if self._published_epoch() >= epoch:
+                    return
+                for handle in ordered:
+                    self._publish(log, handle)
+                write_document(self.storage, self._mark_path, {"epoch": epoch})
+            except LogError as error:
+                raise SinkError(f"{doing}: {error}", sink=self.name) from (error.__cause__ or error)
+
+    def discard_after(self, token: Token) -> None:
+        """Remove what was staged in epochs after ``token``'s. Raises SinkError."""
+        directory = os.path.join(self.location, "staging")
+        with sink_failure(f"{self.location}: what was staged cannot be removed", sink=self.name):
+            for name in self.storage.list(directory):
+                parts = name.removesuffix(".tmp").removesuffix(".seg").split("-")
+                if parts[0] == self._file_prefix and (len(parts) != 3 or int(parts[1]) > token.epoch):
+                    self.storage.unlink(os.path.join(directory, name))
+
+    def close(self) -> None:
+        """Let others write to the log. Harmless when repeated."""
+        opened, self._log = self._log, None
+        if opened is not None:
+            opened.close()
+
+    def _publish(self, log: Log, handle: dict[str, Any]) -> None:
+        partition = int(handle["partition"])
+        writer, term = log.writer(partition), _term(handle["incarnation"], handle["epoch"], partition)
+        staged = os.path.join(self.location, "staging", handle["file"])
+        if not self.storage.exists(staged):
+            if not any(segment.header.term == term for segment in writer.segments):
+                raise SinkError(
+                    f"{staged} is gone, and its rows are not in the log.\n  Nothing was changed. Bring the file back.",
+                    sink=self.name,
+                    partition=partition,
+                )
+            return
+        rebase(self.storage, staged, *writer.next_segment())
+        writer.publish(staged)
+        self.published_files += 1
+
+    def _published_epoch(self) -> int:
+        document = read_document(self.storage, self._mark_path)
+        return 0 if document is None else int(document["epoch"])
+
+    @property
+    def _file_prefix(self) -> str:
+        return self._incarnation[:_SHORT]
+
+    @property
+    def _mark_path(self) -> str:
+        return os.path.join(self.location, "sinks", self._incarnation)
+
+    def _opened(self) -> Log:
+        if self._log is None:
+            raise SinkError(f"{self.name} is not open", sink=self.name)
+        return self._log
+
+
+class _LogWriter:
+    """Rows of one partition and epoch into a staged segment, which is begun with the first of them."""
+
+    def __init__(
+        self,
+        sink: LogSink,
+        log: Log,
+        partition: int,
+        token: Token,
+        path: str,
+        before: "_LogWriter | None",
+        piece_bytes: int,
+    ) -> None:
+        self._sink = sink
+        self._log = log
+        self._partition = partition
+        self._token = token
+        self._path = path
+        self._before = before
+        self._piece_bytes = piece_bytes
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_bytes = 0
+        self._staged: StagedSegment | None = None
+        self._place: tuple[int, int] | None = None
+        self._prepared = False
+        self.rows = 0
+
+    def write(self, rows: pa.RecordBatch, *, origin: Origin) -> None:
+        """Take rows, in order. Raises SinkError."""
+        if rows.num_rows == 0:
+            return
+        self._waiting.append(rows)
+        self._waiting_bytes += rows.nbytes
+        self.rows += rows.num_rows
+        if self._waiting_bytes >= self._piece_bytes:
+            with self._failing(f"rows of {origin} cannot be written"):
+                self._stage()
+
+    def prepare(self) -> dict[str, Any] | None:
+        """Make the segment durable, staged. Raises SinkError."""
+        if self.rows == 0:
+            return None
+        with self._failing("rows cannot be made durable"):
+            self._stage()
+            assert self._staged is not None
+            self._staged.finish()
+        self._prepared = True
+        return {
+            "file": os.path.basename(self._path),
+            "partition": self._partition,
+            "epoch": self._token.epoch,
+            "incarnation": self._token.incarnation,
+            "rows": self.rows,
+        }
+
+    def abort(self) -> None:
+        """Give up what was not prepared. Harmless when repeated."""
+        self._waiting = []
+        if self._staged is not None and not self._prepared:
+            self._staged.discard()
+
+    def place(self) -> tuple[int, int]:
+        """(base, number) of this segment: behind those of the epochs before, of which the last are not published yet.
+
+        REQUIRES: the sink's mutex is held.
+        """
+        if self._place is None:
+            before, self._before = self._before, None
+            self._place = self._log.writer(self._partition).next_segment()
+            if before is not None and before.rows:
+                base, number = before.place()
+                self._place = max(self._place, (base + before.rows, number + 1))
+            elif before is not None:
+                self._place = max(self._place, before.place())
+        return self._place
+
+    def _stage(self) -> None:
+        if not self._waiting:
+            return
+        if self._staged is None:
+            self._staged = self._begin()
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._staged.append(waiting)
+
+    def _begin(self) -> StagedSegment:
+        with self._sink.mutex:
+            base, number = self.place()
+        token, log = self._token, self._log
+        term = _term(token.incarnation, token.epoch, self._partition)
+        header = SegmentHeader(log.id, self._partition, number, base, term, published_whole=True)
+        time_us = microseconds(wall_clock())
+        return StagedSegment(self._sink.storage, self._path, header, codec=log.codec, time_us=time_us)
+
+    def _failing(self, doing: str) -> Any:
+        return sink_failure(f"{self._sink.location}: {doing}", sink=self._sink.name, partition=self._partition)
+
+
+def _term(incarnation: str, epoch: int, partition: int) -> int:
+    """What tells a published segment from all others."""
+    named = f"{incarnation}/{epoch}/{partition}"
+    return int.from_bytes(hashlib.blake2b(named.encode(), digest_size=8).digest(), "little")

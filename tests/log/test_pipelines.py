@@ -1,0 +1,208 @@
+"""Logs at both ends of pipelines: every row once, whatever is interrupted."""
+
+import multiprocessing
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import engine
+from engine import Log, Pipeline, sinks, sources
+from engine.errors import PipelineError, SinkError
+from engine.progress import Token
+from engine.sinks.durable_log import LogSink
+from engine.storage import Storage
+
+PARTITIONS = 3
+
+
+def table(start: int, count: int) -> pa.Table:
+    numbers = range(start, start + count)
+    keys = pa.array([f"key {n % 7}" for n in numbers], pa.string())
+    return pa.table({"n": pa.array(numbers, pa.int64()), "key": keys})
+
+
+def numbers(path: Path, partition: int = 0) -> list[int]:
+    with Log(path, write=False) as log:
+        return [n for batch in log.read(log.start(), partition=partition) for n in batch.column("n").to_pylist()]
+
+
+def everything(path: Path) -> list[list[int]]:
+    with Log(path, write=False) as log:
+        partitions = log.partitions
+    return [numbers(path, partition) for partition in range(partitions)]
+
+
+def test_rows_go_through_a_log_and_out_again(tmp_path):
+    before = Pipeline("before").read(sources.memory(table(0, 5_000), id="rows")).key_by("key", partitions=PARTITIONS)
+    report = engine.run(before.write(sinks.log(tmp_path / "log")), state=tmp_path / "state")
+    assert (report.guarantee, report.total.rows_out) == ("exactly-once", 5_000)
+    found = everything(tmp_path / "log")
+    assert sorted(n for partition in found for n in partition) == list(range(5_000))
+    assert all(partition == sorted(partition) for partition in found)
+
+    after = Pipeline("after").read(sources.log(tmp_path / "log", group="after")).write(sinks.parquet(tmp_path / "out"))
+    engine.run(after, state=tmp_path / "state")
+    assert sorted(pq.read_table(tmp_path / "out").column("n").to_pylist()) == list(range(5_000))
+    with Log(tmp_path / "log", write=False) as log:
+        assert log.groups["after"].offsets() == tuple(len(partition) for partition in found)
+
+    # What others append meanwhile is for the next run, of both.
+    with Log(tmp_path / "log") as log:
+        log.append(table(5_000, 10), partition=1)
+    report = engine.run(after, state=tmp_path / "state")
+    assert (report.this_run.rows_in, report.total.rows_out) == (10, 5_010)
+
+
+def test_from_an_offset_to_an_offset(tmp_path):
+    with Log(tmp_path / "log") as log:
+        for start in range(0, 100, 10):
+            log.append(table(start, 10))
+    rows = engine.collect(Pipeline("some").read(sources.log(tmp_path / "log", start=25, stop=61)))
+    assert rows.column("n").to_pylist() == list(range(25, 61))
+    for wrong in ({"start": -1}, {"start": 5, "stop": 4}, {"group": ""}):
+        with pytest.raises(PipelineError, match="read: log:"):
+            sources.log(tmp_path / "log", **wrong)
+    with pytest.raises(PipelineError, match="is no log"):
+        engine.collect(Pipeline("none").read(sources.log(tmp_path / "none")))
+
+
+def test_a_log_is_not_its_own_input(tmp_path):
+    with Log(tmp_path / "log") as log:
+        log.append(table(0, 10))
+    pipeline = Pipeline("circle").read(sources.log(tmp_path / "log")).write(sinks.log(tmp_path / "log"))
+    with pytest.raises(PipelineError, match="log"):
+        engine.run(pipeline, state=tmp_path / "state")
+
+
+class Interrupted(Storage):
+    """The n-th rename raises, before or after it was done."""
+
+    def __init__(self, at: int, *, done: bool) -> None:
+        self.at = at
+        self.done = done
+        self.renames = 0
+
+    def rename(self, source: str, target: str) -> None:
+        self.renames += 1
+        if self.renames == self.at and not self.done:
+            raise KeyboardInterrupt
+        super().rename(source, target)
+        if self.renames == self.at:
+            raise KeyboardInterrupt
+
+
+def staged(path: Path, storage: Storage, epoch: int, start: int) -> tuple[LogSink, list]:
+    sink = LogSink(str(path), None, storage=storage)
+    sink.open(table(0, 0).schema, token=Token("ab" * 16, epoch - 1, "0", "log"), partitions=2, memory_bytes=1 << 20)
+    sink.discard_after(Token("ab" * 16, epoch - 1, "0", "log"))
+    handles = []
+    for partition in range(2):
+        writer = sink.writer(partition, Token("ab" * 16, epoch, "0", "log"))
+        for at in range(start, start + 40, 10):
+            [batch] = table(at, 10).to_batches()
+            writer.write(batch, origin=None)
+        handles.append(writer.prepare())
+    return sink, handles
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("others", [False, True])
+def test_a_commit_that_was_interrupted_anywhere_is_finished_once(tmp_path, done, others):
+    fired = 0
+    for at in range(1, 30):
+        path = tmp_path / f"log-{at}"
+        storage = Interrupted(10**9, done=done)
+        sink, handles = staged(path, storage, 1, 0)
+        storage.at, storage.renames = at, 0
+        try:
+            sink.commit(handles)
+        except KeyboardInterrupt:
+            fired += 1
+        sink.close()
+        if others:
+            with Log(path) as log:
+                log.append(table(1_000, 3), partition=1)
+        # The next run: another process would have nothing but the handles.
+        again = LogSink(str(path), None)
+        again.open(table(0, 0).schema, token=Token("ab" * 16, 1, "0", "log"), partitions=2, memory_bytes=1 << 20)
+        again.commit(handles)
+        again.commit(handles)
+        again.discard_after(Token("ab" * 16, 1, "0", "log"))
+        again.close()
+        first, second = everything(path)
+        assert first == list(range(40))
+        assert [n for n in second if n < 1_000] == list(range(40))
+        assert [n for n in second if n >= 1_000] == ([1_000, 1_001, 1_002] if others else [])
+        assert list((path / "staging").iterdir()) == []
+        if storage.renames < at:
+            break
+    assert fired == at - 1 >= 3  # two segments and the mark
+
+
+def test_epochs_are_staged_ahead_and_what_is_later_is_discarded(tmp_path):
+    sink = LogSink(str(tmp_path / "log"), None)
+    start = Token("cd" * 16, 0, "0", "log")
+    sink.open(table(0, 0).schema, token=start, partitions=1, memory_bytes=1 << 20)
+    handles = []
+    for epoch in range(1, 5):
+        writer = sink.writer(0, Token("cd" * 16, epoch, "0", "log"))
+        if epoch != 2:
+            writer.write(table(epoch * 10, 10).to_batches()[0], origin=None)
+        handles.append(writer.prepare())
+    assert handles[1] is None
+    sink.commit([handles[0]])
+    sink.commit([handles[1]])
+    sink.close()
+    again = LogSink(str(tmp_path / "log"), None)
+    again.open(table(0, 0).schema, token=Token("cd" * 16, 3, "0", "log"), partitions=1, memory_bytes=1 << 20)
+    again.commit([handles[2]])
+    again.discard_after(Token("cd" * 16, 3, "0", "log"))
+    again.close()
+    assert numbers(tmp_path / "log") == [*range(10, 20), *range(30, 40)]
+    assert list((tmp_path / "log" / "staging").iterdir()) == []
+    with pytest.raises(SinkError, match="rows of epoch 3; the state directory knows epochs up to 2"):
+        again.open(table(0, 0).schema, token=Token("cd" * 16, 2, "0", "log"), partitions=1, memory_bytes=1 << 20)
+    again.open(table(0, 0).schema, token=Token("cd" * 16, 3, "0", "log"), partitions=1, memory_bytes=1 << 20)
+    with pytest.raises(SinkError, match="is gone, and its rows are not in the log"):
+        again.commit([handles[3]])
+    again.close()
+
+
+def _job(directory: Path) -> Pipeline:
+    source = sources.log(directory / "in", group="job")
+    keyed = Pipeline("job").read(source).dedup("n", within=10_000).key_by("key", partitions=PARTITIONS)
+    return keyed.write(sinks.log(directory / "out"))
+
+
+def _run_job(directory: Path, started) -> None:
+    started.set()
+    engine.run(_job(directory), state=directory / "state", commit_every_s=0.02)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_job_between_two_logs_that_is_killed_again_and_again(tmp_path, seed):
+    chance = random.Random(seed)
+    with Log(tmp_path / "in") as log:
+        for start in range(0, 400_000, 1_000):
+            log.append(table(max(0, start - chance.choice([0, 0, 50])), 1_000))
+        expected = sorted({n for batch in log.read() for n in batch.column("n").to_pylist()})
+    context = multiprocessing.get_context("fork")
+    killed = 0
+    for _ in range(12):
+        started = context.Event()
+        child = context.Process(target=_run_job, args=(tmp_path, started))
+        child.start()
+        started.wait()
+        child.join(chance.uniform(0.04, 0.16))
+        if child.exitcode is not None:
+            break
+        child.kill()
+        child.join()
+        killed += 1
+    engine.run(_job(tmp_path), state=tmp_path / "state")
+    found = everything(tmp_path / "out")
+    assert sorted(n for partition in found for n in partition) == expected
+    assert killed >= 2
