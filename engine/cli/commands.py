@@ -21,6 +21,9 @@ app = App(
 )
 
 
+app.command("engine.cli.log:app", name="log")
+
+
 def _check_benchmark(kind: type, name: str | tuple[str, ...]) -> None:
     from engine.cli.bench.session import benchmark_names
 

@@ -199,10 +199,14 @@ class Log:
 
     def start(self, *, partition: int = 0) -> int:
         """The offset of the oldest row that is kept. Raises LogError."""
+        bounds = self.bounds(partition=partition)
+        return bounds[0][0] if bounds else 0
+
+    def bounds(self, *, partition: int = 0) -> list[tuple[int, str]]:
+        """(offset of the first row, path) of every segment, the oldest first. Raises LogError."""
         self._check(partition)
         with self._explained("cannot be read"):
-            bounds = self._readers[partition].bounds()
-        return bounds[0][0] if bounds else 0
+            return self._readers[partition].bounds()
 
     def append(self, rows: Any, *, partition: int = 0) -> int:
         """Append rows: a record batch, a table, or anything with ``__arrow_c_stream__`` or ``__arrow_c_array__``.

@@ -16,6 +16,7 @@ EXCEPTIONS = {
     ("engine.cli.bench.session", "tempfile"): "the work of the benchmarks, and what they measured until it is shown",
     ("engine.cli.commands", "pathlib"): "the type of path arguments; cyclopts reads it from the annotation",
     ("engine.cli.demo", "pathlib"): "finds the sample beside the module and makes the demo's directory",
+    ("engine.cli.log", "pathlib"): "the type of path arguments; cyclopts reads it from the annotation",
     ("engine.cli.reference", "pathlib"): "puts the working directory on the path of imports, as python -m does",
 }
 """What else touches files or paths, and why. An entry that is not needed any more has to go."""

@@ -38,8 +38,8 @@ WHO_KNOWS_TRIO = {"engine._runtime", "engine.cli", "engine.stages.map", "engine.
 """``map`` runs the user's async functions and waits between attempts, the log has async calls beside its blocking ones;
 everything else above the runtime is plain."""
 
-ENTRY_POINTS = {"engine", "engine.cli.main", "engine.testing"}
-"""What users import or call by name: nothing inside has to."""
+ENTRY_POINTS = {"engine", "engine.cli.main", "engine.cli.log", "engine.testing"}
+"""What users import or call by name, and commands that are loaded when they are called: nothing inside has to."""
 
 
 def room_of(module: str) -> str | None:
