@@ -70,7 +70,7 @@ def in_a_room(work):
 
 @pytest.mark.parametrize(("name", "size_bytes", "writers"), SHAPES)
 def bench_append(contest, size, name, size_bytes, writers):
-    count = {"4 MiB": 64, "1 MiB": 128, "16 KiB": 3_200}[name] // (1 if size.rows >= SMALL_BELOW_ROWS else 16)
+    count = {"4 MiB": 60, "1 MiB": 120, "16 KiB": 3_200}[name] // (1 if size.rows >= SMALL_BELOW_ROWS else 10)
     batch = batch_of(size_bytes)
     contenders = [
         Contender("engine", in_a_room(lambda directory: appended(directory, batch, count, writers)), int),
