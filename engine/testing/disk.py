@@ -136,9 +136,8 @@ class Disk:
         return made
 
     def new_number(self) -> int:
-        """A number that no file or directory has or had."""
-        self._next += 1
-        return self._next - 1
+        """A number that no file or directory has or had, for the next ``Naming``."""
+        return self._next
 
     def read(self, file: int) -> bytearray:
         """What the cache holds of a file. Not to be changed."""
@@ -209,6 +208,8 @@ class Disk:
         contents.sizes = [size]
 
     def _name(self, naming: Naming) -> None:
+        if naming.made is not None:
+            self._next = naming.made + 1
         if naming.made is not None and naming.directory:
             self.names[naming.made] = {}
             self._durable[naming.made] = {}
