@@ -215,10 +215,12 @@ class Disk:
             self._durable[naming.made] = {}
         elif naming.made is not None:
             self._files[naming.made] = _Contents()
-        for (directory, name), number in naming.entries:
+        kept = {number for _, number in naming.entries}
+        for (directory, name), _ in naming.entries:
             lost = self.names[directory].get(name)
-            if lost in self._files and number != lost:
-                self._removed = bytes(self._files[lost].cached)
+            if lost in self._files and lost not in kept:
+                data = self._files[lost].cached
+                self._removed = bytes(data.ljust(-(-len(data) // self.sector_bytes) * self.sector_bytes, b"\0"))
         _rename(self.names, naming)
         self._pending.append(naming)
 
