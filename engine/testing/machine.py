@@ -70,7 +70,7 @@ class Machine:
         faults = self._plan.due(name, path, *([also] if also else []))
         for fault in faults:
             if isinstance(fault, SlowCall):
-                self.fired[fault.name] += 1
+                self.fired[fault.name(name)] += 1
                 if self.sleep is not None:
                     self.sleep(fault.delay_s)
         return Begun(call, faults)
@@ -85,18 +85,18 @@ class Machine:
         """Cut the power, or raise the OSError of the first fault that has one."""
         for fault in begun.faults:
             if isinstance(fault, CutPower):
-                self.fired[fault.name] += 1
+                self.fired[fault.name(begun.call.name)] += 1
                 self.gone = True
                 raise PowerLost
             if isinstance(fault, FailCall):
-                self.fired[fault.name] += 1
+                self.fired[fault.name(begun.call.name)] += 1
                 fail(fault.errno, begun.call.path)
 
     def fires(self, begun: Begun, kind: type[Fault]) -> bool:
         """Whether a fault of that kind meets the call; it is counted then."""
         for fault in begun.faults:
             if isinstance(fault, kind):
-                self.fired[fault.name] += 1
+                self.fired[fault.name(begun.call.name)] += 1
                 return True
         return False
 

@@ -36,9 +36,8 @@ class Fault:
     path: str = "*"
     chance: float = 1.0
 
-    @property
-    def name(self) -> str:
-        """The name under which it is counted when it fired."""
+    def name(self, call: str) -> str:
+        """The name under which it is counted when it met a call."""
         raise NotImplementedError
 
     def matches(self, call: str, path: str) -> bool:
@@ -66,10 +65,9 @@ class FailCall(Fault):
     def __post_init__(self) -> None:
         _check_call(self.call)
 
-    @property
-    def name(self) -> str:
+    def name(self, call: str) -> str:
         """As ``sync EIO``."""
-        return f"{self.call} {numbers.errorcode.get(self.errno, self.errno)}"
+        return f"{call} {numbers.errorcode.get(self.errno, self.errno)}"
 
 
 @dataclass(frozen=True)
@@ -82,10 +80,9 @@ class SlowCall(Fault):
     def __post_init__(self) -> None:
         _check_call(self.call)
 
-    @property
-    def name(self) -> str:
+    def name(self, call: str) -> str:
         """As ``slow sync``."""
-        return f"slow {self.call}"
+        return f"slow {call}"
 
 
 @dataclass(frozen=True)
@@ -97,8 +94,7 @@ class CutPower(Fault):
     def __post_init__(self) -> None:
         _check_call(self.call)
 
-    @property
-    def name(self) -> str:
+    def name(self, call: str) -> str:
         """``power cut``."""
         return "power cut"
 
@@ -107,8 +103,7 @@ class CutPower(Fault):
 class ShortWrite(Fault):
     """An ``append`` takes only a part of the bytes at first, and no error is raised."""
 
-    @property
-    def name(self) -> str:
+    def name(self, call: str) -> str:
         """``short write``."""
         return "short write"
 
@@ -121,8 +116,7 @@ class ShortWrite(Fault):
 class LyingSync(Fault):
     """A ``sync`` or ``sync_directory`` returns well and makes nothing durable."""
 
-    @property
-    def name(self) -> str:
+    def name(self, call: str) -> str:
         """``lying sync``."""
         return "lying sync"
 
@@ -135,8 +129,7 @@ class LyingSync(Fault):
 class FlipBit(Fault):
     """A bit of what a ``pread`` reads is flipped on the disk before, and stays so."""
 
-    @property
-    def name(self) -> str:
+    def name(self, call: str) -> str:
         """``bit flip``."""
         return "bit flip"
 

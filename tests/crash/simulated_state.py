@@ -1,4 +1,4 @@
-"""A state directory on a simulated disk: an owner that notes what it was promised, and what must be there afterwards."""
+"""A state directory on a simulated disk: an owner that notes what it was promised, and what must be there then."""
 
 from dataclasses import dataclass, field
 

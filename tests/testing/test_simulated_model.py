@@ -1,4 +1,4 @@
-"""Without faults a simulated storage does what the real one does: the same answers and the same errors, call by call."""
+"""Without faults a simulated storage does what the real one does: the same answers and errors, call by call."""
 
 import errno
 import os
