@@ -101,7 +101,10 @@ class SimulatedStorage(Storage):
     # -- the end of the machine, or of the process; damage --
 
     def crash(self, survives: Survival = "some", *, faults: Sequence[Fault] = ()) -> "SimulatedStorage":
-        """Lose power. Gives the storage that is found after the reboot; ``faults`` are its own."""
+        """Lose power. Gives the storage that is found after the reboot; ``faults`` are its own.
+
+        Called again, it gives what another loss at the same moment might have left.
+        """
         machine = self._machine
         with machine.mutex:
             machine.fired["crash"] += 1
