@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from engine.storage import DIRECTORY_MODE, FILE_MODE, File, Held, Lock, Storage
 from engine.testing.disk import ROOT, Change, Disk, DropDirty, Entry, Flip, Naming, Resize, Sync, SyncNames, Write
-from engine.testing.machine import FULL, Begun, Call, Machine, fail
+from engine.testing.machine import FULL, Begun, Call, Machine, PowerLost, fail
 from engine.testing.storage_faults import CutPower, FailCall, Fault, FlipBit, LyingSync, ShortWrite
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["SimulatedStorage", "Survival"]
+__all__ = ["Call", "PowerLost", "SimulatedStorage"]
 
 Survival: TypeAlias = Literal["nothing", "some", "everything"]
 """How much of what was not synced outlives a loss of power; "some" is drawn by the seed."""

@@ -15,6 +15,7 @@ import errno as numbers
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from random import Random
+from typing import ClassVar
 
 __all__ = ["CALLS", "CutPower", "FailCall", "Fault", "FaultPlan", "FlipBit", "LyingSync", "ShortWrite", "SlowCall"]
 
@@ -29,7 +30,10 @@ CALLS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """When a fault fires; its kinds say what happens then."""
+    """When a fault fires; its kinds say what happens then, and to which calls it may."""
+
+    kind: ClassVar[str] = "fault"
+    calls: ClassVar[frozenset[str]] = CALLS
 
     nth: int = 1
     times: int | None = 1
@@ -38,104 +42,85 @@ class Fault:
 
     def name(self, call: str) -> str:
         """The name under which it is counted when it met a call."""
-        raise NotImplementedError
+        return self.kind
 
     def matches(self, call: str, path: str) -> bool:
         """Whether it is about this call."""
-        wanted = getattr(self, "call", "*")
-        return wanted in ("*", call) and fnmatchcase(path, self.path)
-
-
-def _check_call(call: str) -> None:
-    if call != "*" and call not in CALLS:
-        raise ValueError(f'no call "{call}" can fail; there are {", ".join(sorted(CALLS))}, and "*"')
+        return call in self.calls and fnmatchcase(path, self.path)
 
 
 @dataclass(frozen=True)
-class FailCall(Fault):
-    """The call raises OSError ``errno`` and does nothing.
+class ChosenCall(Fault):
+    """A fault of the call that the test names. Raises ValueError where that cannot fail."""
+
+    call: str
+
+    def __post_init__(self) -> None:
+        if self.call != "*" and self.call not in CALLS:
+            raise ValueError(f'no call "{self.call}" can fail; there are {", ".join(sorted(CALLS))}, and "*"')
+
+    def matches(self, call: str, path: str) -> bool:
+        """Whether it is about this call."""
+        return self.call in ("*", call) and super().matches(call, path)
+
+
+@dataclass(frozen=True)
+class FailCall(ChosenCall):
+    """The call raises OSError ``errno`` and does nothing. Counted as ``sync EIO``.
 
     Where the disk is full (ENOSPC, EDQUOT) an ``append`` takes a part first, as a real one does; after a failed
     ``sync`` the dirty bytes are clean in memory and not on the disk, and the next sync succeeds.
     """
 
-    call: str
     errno: int = numbers.EIO
 
-    def __post_init__(self) -> None:
-        _check_call(self.call)
-
     def name(self, call: str) -> str:
-        """As ``sync EIO``."""
+        """The call that failed, and how."""
         return f"{call} {numbers.errorcode.get(self.errno, self.errno)}"
 
 
 @dataclass(frozen=True)
-class SlowCall(Fault):
-    """The call takes ``delay_s`` seconds of the storage's clock."""
+class SlowCall(ChosenCall):
+    """The call takes ``delay_s`` seconds of the storage's clock. Counted as ``slow sync``."""
 
-    call: str
     delay_s: float
 
-    def __post_init__(self) -> None:
-        _check_call(self.call)
-
     def name(self, call: str) -> str:
-        """As ``slow sync``."""
+        """The call that was slow."""
         return f"slow {call}"
 
 
 @dataclass(frozen=True)
-class CutPower(Fault):
+class CutPower(ChosenCall):
     """The power fails at the call: it, and all after it, raise ``PowerLost``; an ``append`` had taken a part."""
 
+    kind = "power cut"
+
     call: str = "*"
-
-    def __post_init__(self) -> None:
-        _check_call(self.call)
-
-    def name(self, call: str) -> str:
-        """``power cut``."""
-        return "power cut"
 
 
 @dataclass(frozen=True)
 class ShortWrite(Fault):
     """An ``append`` takes only a part of the bytes at first, and no error is raised."""
 
-    def name(self, call: str) -> str:
-        """``short write``."""
-        return "short write"
-
-    def matches(self, call: str, path: str) -> bool:
-        """Appends only."""
-        return call == "append" and super().matches(call, path)
+    kind = "short write"
+    calls = frozenset({"append"})
 
 
 @dataclass(frozen=True)
 class LyingSync(Fault):
     """A ``sync`` or ``sync_directory`` returns well and makes nothing durable."""
 
-    def name(self, call: str) -> str:
-        """``lying sync``."""
-        return "lying sync"
-
-    def matches(self, call: str, path: str) -> bool:
-        """Both kinds of sync."""
-        return call in ("sync", "sync_directory") and super().matches(call, path)
+    kind = "lying sync"
+    calls = frozenset({"sync", "sync_directory"})
 
 
 @dataclass(frozen=True)
 class FlipBit(Fault):
     """A bit of what a ``pread`` reads is flipped on the disk before, and stays so."""
 
-    def name(self, call: str) -> str:
-        """``bit flip``."""
-        return "bit flip"
-
-    def matches(self, call: str, path: str) -> bool:
-        """Reads only."""
-        return call == "pread" and super().matches(call, path)
+    kind = "bit flip"
+    calls = frozenset({"pread"})
 
 
 class FaultPlan:

@@ -5,8 +5,7 @@ import errno
 import pytest
 
 from engine.storage import Held
-from engine.testing.machine import PowerLost
-from engine.testing.storage import SimulatedStorage
+from engine.testing.storage import PowerLost, SimulatedStorage
 from engine.testing.storage_faults import CutPower, FailCall, FlipBit, LyingSync, ShortWrite, SlowCall
 
 SEEDS = range(200)
