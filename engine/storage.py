@@ -14,6 +14,8 @@ Laws
     - A ``File`` belongs to one thread at a time, but ``pread`` may be called on any, and one may ``sync`` what another
       appended while that goes on; a ``Storage`` has no state.
     - Tests inject faults by a subclass of ``Storage``: nothing else in the package writes, renames or removes a file.
+    - Every system call on a descriptor is a method of its own (``_pwritev``, ``_fdatasync``, …): a simulated disk
+      replaces those, and the loops and laws above them are the ones that users run.
 """
 
 import ctypes
@@ -27,7 +29,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
@@ -113,7 +115,10 @@ class _Descriptor:
         """Close it. Harmless when repeated."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            self._close(descriptor)
+
+    def _close(self, descriptor: int) -> None:
+        os.close(descriptor)
 
     def _fileno(self) -> int:
         if self._descriptor < 0:
@@ -160,7 +165,7 @@ class File(_Descriptor):
         self._writable = writable
         self._sync_failed = False
         with _naming(path):
-            self._size = self._writeback_from = os.fstat(descriptor).st_size
+            self._size = self._writeback_from = self._fstat_size()
 
     @property
     def size(self) -> int:
@@ -178,7 +183,7 @@ class File(_Descriptor):
         position = self._size
         with _naming(self.path):
             while views:
-                written = os.pwritev(self._fileno(), views[:BUFFERS_PER_CALL], position)
+                written = self._pwritev(views[:BUFFERS_PER_CALL], position)
                 if written <= 0:
                     raise OSError(errno.EIO, "the filesystem took no bytes")
                 position += written
@@ -190,9 +195,7 @@ class File(_Descriptor):
 
     def _hint_writeback(self) -> None:
         """Let the disk work while more is being made. Only a hint: an error will come back from ``sync``."""
-        if _begin_writeback is not None:
-            size = self._size - self._writeback_from
-            _begin_writeback(self._fileno(), self._writeback_from, size, _SYNC_FILE_RANGE_WRITE)
+        self._sync_file_range(self._writeback_from, self._size - self._writeback_from)
         self._writeback_from = self._size
 
     def pread(self, size: int, offset: int) -> bytes:
@@ -200,7 +203,7 @@ class File(_Descriptor):
         pieces: list[bytes] = []
         with _naming(self.path):
             while size > 0:
-                piece = os.pread(self._fileno(), size, offset)
+                piece = self._pread(size, offset)
                 if not piece:
                     raise EOFError(f"{self.path}: ends at byte {offset}, {size} more were expected")
                 pieces.append(piece)
@@ -221,23 +224,23 @@ class File(_Descriptor):
     def pread_many(self, offsets: "Buffer", sizes: "Buffer") -> bytes:
         """Pieces at several offsets (int64), joined; EOFError as in ``pread``. A device reads them side by side."""
         with _naming(self.path):
-            return pread_many(self._fileno(), offsets, sizes)
+            return self._pread_many(offsets, sizes)
 
     def truncate(self, size: int) -> None:
         """Cut the file, or fill it with zeros, to ``size`` bytes."""
         with _naming(self.path):
-            os.ftruncate(self._fileno(), size)
+            self._ftruncate(size)
         self._size = size
         self._writeback_from = min(self._writeback_from, size)
 
     def sync(self) -> None:
         """Make the bytes and the length durable. After a failure every later call raises."""
-        descriptor = self._fileno()
+        self._fileno()
         if self._sync_failed:
             raise OSError(errno.EIO, "an earlier sync failed; what it left on the disk is unknown", self.path)
         self._sync_failed = True
         with _naming(self.path):
-            _data_sync(descriptor)
+            self._fdatasync()
         self._sync_failed = False
 
     def write(self, data: "Buffer") -> int:
@@ -272,6 +275,30 @@ class File(_Descriptor):
     ) -> None:
         self.close()
 
+    # -- the system calls, and nothing else --
+
+    def _fstat_size(self) -> int:
+        return os.fstat(self._fileno()).st_size
+
+    def _pwritev(self, buffers: Sequence[memoryview], offset: int) -> int:
+        return os.pwritev(self._fileno(), buffers, offset)
+
+    def _pread(self, size: int, offset: int) -> bytes:
+        return os.pread(self._fileno(), size, offset)
+
+    def _pread_many(self, offsets: "Buffer", sizes: "Buffer") -> bytes:
+        return pread_many(self._fileno(), offsets, sizes)
+
+    def _ftruncate(self, size: int) -> None:
+        os.ftruncate(self._fileno(), size)
+
+    def _fdatasync(self) -> None:
+        _data_sync(self._fileno())
+
+    def _sync_file_range(self, offset: int, size: int) -> None:
+        if _begin_writeback is not None:
+            _begin_writeback(self._fileno(), offset, size, _SYNC_FILE_RANGE_WRITE)
+
 
 def _consume(views: list[memoryview], written: int) -> None:
     """Drop the first ``written`` bytes of ``views``."""
@@ -293,15 +320,18 @@ class Lock(_Descriptor):
 
     def check(self) -> None:
         """Raise ForkedError in another process, and OSError where the LOCK file was deleted or replaced meanwhile."""
-        descriptor = self._fileno()
+        self._fileno()
         if os.getpid() != self._pid:
             raise ForkedError(errno.EBADF, f"is held by pid {self._pid}, the parent of this process", self.path)
-        if not _same_file(descriptor, self.path):
+        if not self._is_named():
             raise OSError(errno.ESTALE, "was deleted or replaced while it was held", self.path)
 
     def release(self) -> None:
         """Let others take it. Harmless when repeated."""
         self.close()
+
+    def _is_named(self) -> bool:
+        return _same_file(self._fileno(), self.path)
 
 
 def _same_file(descriptor: int, path: str) -> bool:
@@ -331,17 +361,20 @@ class Storage:
         Raises FileExistsError where a file has the name.
         """
         parent = os.path.dirname(path.rstrip("/")) or os.curdir
-        if os.path.isdir(path):
+        if self.is_directory(path):
             # A killed process may have made it and not come to the sync. Of a chain that can only be the deepest.
             self._sync_foreign_directory(parent)
             return
         self.make_directory(parent, mode=mode)
         try:
-            os.mkdir(path, mode)
+            self._mkdir(path, mode)
         except FileExistsError:
-            if not os.path.isdir(path):
+            if not self.is_directory(path):
                 raise
         self.sync_directory(parent)
+
+    def _mkdir(self, path: str, mode: int) -> None:
+        os.mkdir(path, mode)
 
     def rename(self, source: str, target: str) -> None:
         """Give a file another name on the same filesystem, atomically; what had that name before is gone."""

@@ -6,7 +6,7 @@
 - ``--kills N`` and ``--seed N`` say how many kills the crash tests send, and when; the seed is printed when a test
   fails.
 - ``--ring-operations N`` says how many items are pushed and popped under the thread sanitizer, ``--fuzz-cases N`` how
-  many random cases each kernel is given.
+  many random cases each kernel is given, ``--crash-states N`` how many ends of a run by a loss of power are visited.
 - Tests run in a directory of their own: nothing is written into the source tree, and a Python process that a test
   starts finds the package that is installed rather than its sources, which have no compiled kernels.
 """
@@ -35,6 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--ring-operations", type=int, default=10**6, help="how many items are pushed and popped under the sanitizer"
     )
     parser.addoption("--fuzz-cases", type=int, default=300, help="how many random cases each kernel is given")
+    parser.addoption(
+        "--crash-states", type=int, default=1000, help="how many ends of a run each test of simulated crashes visits"
+    )
     parser.addoption("--seed", type=int, default=None, help="the seed of everything that a test draws by itself")
 
 
@@ -46,6 +49,11 @@ def kills(pytestconfig: pytest.Config) -> int:
 @pytest.fixture
 def ring_operations(pytestconfig: pytest.Config) -> int:
     return int(pytestconfig.getoption("--ring-operations"))
+
+
+@pytest.fixture
+def crash_state_count(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--crash-states"))
 
 
 @pytest.fixture

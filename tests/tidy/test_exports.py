@@ -7,7 +7,10 @@ from types import ModuleType
 import pytest
 from source_tree import ROOT, engine_modules, shown
 
-PUBLIC = ["engine", "engine.errors", "engine.sources", "engine.sinks", "engine.testing.workload"]
+PUBLIC = [
+    *("engine", "engine.errors", "engine.sources", "engine.sinks", "engine.testing.workload"),
+    *("engine.testing.storage", "engine.testing.storage_faults", "engine.testing.crash_states"),
+]
 """The modules that users import; all others are the engine's own affair."""
 
 TWO_PATHS = {("engine", "EngineError")}
