@@ -216,7 +216,7 @@ class File(_Descriptor):
         view = memoryview(target).cast("B")
         with _naming(self.path):
             while view.nbytes:
-                size = os.preadv(self._fileno(), [view], offset)
+                size = self._preadv(view, offset)
                 if size <= 0:
                     raise EOFError(f"{self.path}: ends at byte {offset}, {view.nbytes} more were expected")
                 view, offset = view[size:], offset + size
@@ -285,6 +285,9 @@ class File(_Descriptor):
 
     def _pread(self, size: int, offset: int) -> bytes:
         return os.pread(self._fileno(), size, offset)
+
+    def _preadv(self, target: memoryview, offset: int) -> int:
+        return os.preadv(self._fileno(), [target], offset)
 
     def _pread_many(self, offsets: "Buffer", sizes: "Buffer") -> bytes:
         return pread_many(self._fileno(), offsets, sizes)

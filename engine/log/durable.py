@@ -1,11 +1,12 @@
 """The durable offset of a partition as other processes may read it.
 
-    <partition>/durable   records of 16 bytes: offset, crc32c of it, zeros; the last valid one counts
+    <partition>/durable   records of 16 bytes: offset, crc32c of log, partition and offset, zeros; the highest counts
 
 Laws
     - A record is written after the sync that makes it true, and is not synced itself: it may be missing after a power
       cut, never wrong.
-    - A record that is damaged or half written says nothing; the one before it counts.
+    - A record that is damaged or half written says nothing; the one before it counts. One of another log or partition,
+      which a power cut may leave in a file that was not synced, is never taken for one of this.
 """
 
 import os
@@ -15,14 +16,19 @@ from contextlib import suppress
 from engine._core.crc32c import crc32c
 from engine.storage import File, Storage
 
-__all__ = ["DurableOffset", "read_durable"]
+__all__ = ["DurableOffset", "durable_identity", "read_durable"]
 
 NAME = "durable"
 RECORDS_LIMIT = 1 << 16
 _RECORD = struct.Struct("<QII")
 
 
-def read_durable(storage: Storage, directory: str) -> int:
+def durable_identity(log: str, partition: int) -> int:
+    """What the checksums of a partition's records begin with."""
+    return crc32c(bytes.fromhex(log) + struct.pack("<I", partition))
+
+
+def read_durable(storage: Storage, directory: str, identity: int) -> int:
     """The highest offset that a record in ``directory`` names; 0 where there is none. Raises OSError."""
     path = os.path.join(directory, NAME)
     while True:
@@ -33,19 +39,19 @@ def read_durable(storage: Storage, directory: str) -> int:
             return 0
         except EOFError:
             continue  # it was replaced by a shorter one just now
-        return max((offset for offset in _valid(data)), default=0)
-
-
-def _valid(data: bytes) -> list[int]:
-    whole = len(data) // _RECORD.size * _RECORD.size
-    return [offset for offset, crc, _ in _RECORD.iter_unpack(data[:whole]) if crc == crc32c(struct.pack("<Q", offset))]
+        whole = data[: len(data) // _RECORD.size * _RECORD.size]
+        records = _RECORD.iter_unpack(whole)
+        return max(
+            (record[0] for record in records if _RECORD.pack(*record) == _record(record[0], identity)), default=0
+        )
 
 
 class DurableOffset:
     """The writer's side. A failure to publish fails nobody: rows are no less durable for it."""
 
-    def __init__(self, storage: Storage, directory: str) -> None:
+    def __init__(self, storage: Storage, directory: str, identity: int) -> None:
         self._storage = storage
+        self._identity = identity
         self._path = os.path.join(directory, NAME)
         self._file: File | None = None
 
@@ -55,7 +61,7 @@ class DurableOffset:
             self._storage.unlink(f"{self._path}.tmp")
         file = self._storage.create(f"{self._path}.tmp")
         try:
-            file.append(_record(offset))
+            file.append(_record(offset, self._identity))
             self._storage.rename(f"{self._path}.tmp", self._path)
         except BaseException:
             file.close()
@@ -71,7 +77,7 @@ class DurableOffset:
             if self._file.size >= RECORDS_LIMIT * _RECORD.size:
                 self.begin(offset)
             else:
-                self._file.append(_record(offset))
+                self._file.append(_record(offset, self._identity))
 
     def close(self) -> None:
         """Close the file; it stays."""
@@ -80,6 +86,5 @@ class DurableOffset:
             self._file = None
 
 
-def _record(offset: int) -> bytes:
-    packed = struct.pack("<Q", offset)
-    return packed + struct.pack("<II", crc32c(packed), 0)
+def _record(offset: int, identity: int) -> bytes:
+    return _RECORD.pack(offset, crc32c(struct.pack("<Q", offset), identity), 0)

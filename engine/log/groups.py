@@ -12,6 +12,7 @@ Laws
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from engine.errors import CorruptLog, LogError
 from engine.log.document import read_document, write_document
@@ -41,7 +42,8 @@ class Group:
 
         Raises CorruptLog, LogError.
         """
-        document = read_document(self._storage, self._path)
+        with self._explained("cannot be read"):
+            document = read_document(self._storage, self._path)
         if document is None:
             return (0,) * self._partitions
         offsets = document.get("offsets")
@@ -62,10 +64,11 @@ class Group:
         self._set(partition, offset)
 
     def delete(self) -> None:
-        """Forget the group: retention no longer waits for it. Harmless when repeated."""
-        if self._storage.exists(self._path):
-            self._storage.unlink(self._path)
-            self._storage.sync_directory(self._directory)
+        """Forget the group: retention no longer waits for it. Harmless when repeated. Raises LogError."""
+        with self._explained("cannot be removed"):
+            if self._storage.exists(self._path):
+                self._storage.unlink(self._path)
+                self._storage.sync_directory(self._directory)
 
     def _check(self, partition: int, offset: int) -> None:
         if not 0 <= partition < self._partitions:
@@ -77,14 +80,16 @@ class Group:
     def _set(self, partition: int, offset: int) -> None:
         offsets = list(self.offsets())
         offsets[partition] = offset
-        try:
+        with self._explained(f"the offset {offset:,} could not be committed"):
             self._storage.make_directory(self._directory)
             write_document(self._storage, self._path, {"name": self.name, "offsets": offsets})
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise LogError(
-                f"{self._path}: the offset {offset:,} could not be committed: {error}.\n"
-                "  What was committed before counts."
-            ) from error
+            raise LogError(f"{self._path}: {what}: {error}.\n  What was committed before counts.") from error
 
 
 class Groups(Mapping[str, Group]):

@@ -31,13 +31,14 @@ from engine.byte_size import ByteSize, parse_bytes
 from engine.errors import CorruptLog, InputError, LogError, PipelineError
 from engine.log.body import encode_bodies
 from engine.log.document import read_document, write_document
-from engine.log.durable import read_durable
+from engine.log.durable import durable_identity, read_durable
 from engine.log.format import Codec
 from engine.log.groups import Groups
 from engine.log.partition import Partition, microseconds
 from engine.log.reader import PartitionReader, Rows
 from engine.log.recovery import Recovered, Torn, recover
 from engine.log.retention import Retention
+from engine.log.segment import segment_names
 from engine.storage import Held, Lock, Storage, random_id
 
 __all__ = ["Log"]
@@ -138,7 +139,8 @@ class Log:
     def _create(self, schema: pa.Schema | None, partitions: int) -> dict[str, Any]:
         if self._lock is None:
             raise LogError(f"{self.path} is no log: nothing to read.\n  Open it with write=True to make one.")
-        if any(name.startswith("partition-") for name in self._storage.list(self.path)):
+        rooms = [name for name in self._storage.list(self.path) if name.startswith("partition-")]
+        if any(segment_names(self._storage.list(os.path.join(self.path, room))) for room in rooms):
             raise CorruptLog(f"{self.path}: the file LOG is gone; bring it back.", path=self.path)
         for number in range(partitions):
             self._storage.make_directory(self._directory(number))
@@ -146,6 +148,9 @@ class Log:
         document = {"format": FORMAT, "id": random_id(128), "partitions": partitions, "schema": encoded}
         write_document(self._storage, os.path.join(self.path, "LOG"), document)
         return document
+
+    def _published(self, partition: int) -> int:
+        return read_durable(self._storage, self._directory(partition), durable_identity(self.id, partition))
 
     def _recover(self, number: int) -> Recovered:
         directory = self._directory(number)
@@ -155,7 +160,7 @@ class Log:
             log=self.id,
             partition=number,
             floor=self._retention.floor(self._storage, directory),
-            published=read_durable(self._storage, directory),
+            published=self._published(number),
             committed=self.groups.highest(number),
         )
 
@@ -193,7 +198,7 @@ class Log:
         if self._writers:
             return self._writers[partition].durable
         with self._explained("cannot be read"):
-            published = read_durable(self._storage, self._directory(partition))
+            published = self._published(partition)
             # A power cut may have taken what was published, and then the segments tell.
             return published or self._recover(partition).durable
 

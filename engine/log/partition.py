@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 
 from engine.errors import LogError
 from engine.log.body import Body
-from engine.log.durable import DurableOffset
+from engine.log.durable import DurableOffset, durable_identity
 from engine.log.format import Codec, FrameHeader, Kind, SegmentHeader, Tail
 from engine.log.recovery import Recovered
 from engine.log.segment import Segment, append_frame, create_segment, frames, mark, open_segment, segment_name
@@ -76,7 +76,7 @@ class Partition:
         self._pending: deque[tuple[FrameHeader, Body]] = deque()  # written, not durable yet
         self._durable = self._end = found.durable
         self._time_us = found.time_us
-        self._published = DurableOffset(storage, directory)
+        self._published = DurableOffset(storage, directory, durable_identity(log, number))
         for frame in found.written:
             self._pending.append((frame.header, Body(frame.header.rows, (frame.body,))))
             self._end = frame.header.stop

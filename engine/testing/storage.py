@@ -353,6 +353,11 @@ class SimulatedFile(File):
                 machine.change(begun, Flip(number, machine.chance.randrange(8 * offset, 8 * stop)))
             return bytes(contents[offset:stop])
 
+    def _preadv(self, target: memoryview, offset: int) -> int:
+        piece = self._pread(target.nbytes, offset)
+        target[: len(piece)] = piece
+        return len(piece)
+
     def _pread_many(self, offsets: "Buffer", sizes: "Buffer") -> bytes:
         self._fileno()
         pairs = zip(memoryview(offsets).cast("B").cast("q"), memoryview(sizes).cast("B").cast("q"), strict=True)

@@ -342,7 +342,8 @@ def test_a_killed_writer_leaves_what_it_acknowledged(tmp_path):
 
 
 def test_a_lost_description_is_damage(tmp_path):
-    Log(tmp_path / "log").close()
+    with Log(tmp_path / "log") as log:
+        log.append(rows(0, 1))
     (tmp_path / "log" / "LOG").unlink()
     with pytest.raises(CorruptLog, match="LOG is gone"):
         Log(tmp_path / "log")
