@@ -31,6 +31,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, cast
@@ -48,12 +49,14 @@ __all__ = [
     "ForkedError",
     "Held",
     "Lock",
+    "Nature",
     "Storage",
     "file_size",
     "list_files",
     "monotonic_s",
     "open_input",
     "random_id",
+    "simulated",
     "wall_clock",
 ]
 
@@ -444,6 +447,10 @@ class Storage:
         except PermissionError:
             return
 
+    def open_input(self, path: str) -> pa.NativeFile:
+        """Open one of our files for Arrow's readers. Raises OSError."""
+        return open_input(path)
+
     def pause(self, seconds: float) -> None:
         """Wait on this thread for what another process may do."""
         time.sleep(seconds)
@@ -540,16 +547,39 @@ def _files_below(directory: str, visited: set[tuple[int, int]]) -> Iterator[str]
             yield entry.path
 
 
+@dataclass(frozen=True, slots=True)
+class Nature:
+    """Chance and clocks of the process."""
+
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    monotonic_s: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+_nature = Nature()
+
+
+@contextmanager
+def simulated(nature: Nature) -> Iterator[None]:
+    """Let chance and clocks be those of ``nature`` inside of the block, for the whole process."""
+    global _nature
+    before, _nature = _nature, nature
+    try:
+        yield
+    finally:
+        _nature = before
+
+
 def random_id(bits: int = 128) -> str:
     """An unguessable id of that many bits (a multiple of 8), in hexadecimal digits."""
-    return secrets.token_hex(bits // 8)
+    return _nature.random_bytes(bits // 8).hex()
 
 
 def monotonic_s() -> float:
     """Seconds since some moment; never goes back. The only clock that decides anything."""
-    return time.monotonic()
+    return _nature.monotonic_s()
 
 
 def wall_clock() -> datetime:
     """The time of day in UTC, for people to read; nothing is decided by it."""
-    return datetime.now(UTC)
+    return _nature.now()

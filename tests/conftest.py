@@ -6,7 +6,8 @@
 - ``--kills N`` and ``--seed N`` say how many kills the crash tests send, and when; the seed is printed when a test
   fails.
 - ``--ring-operations N`` says how many items are pushed and popped under the thread sanitizer, ``--fuzz-cases N`` how
-  many random cases each kernel is given, ``--crash-states N`` how many ends of a run by a loss of power are visited.
+  many random cases each kernel is given, ``--crash-states N`` how many ends of a run by a loss of power are visited,
+  ``--simulated-seeds N`` how many histories of faults each simulated pipeline goes through.
 - Tests run in a directory of their own: nothing is written into the source tree, and a Python process that a test
   starts finds the package that is installed rather than its sources, which have no compiled kernels.
 """
@@ -38,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--crash-states", type=int, default=1000, help="how many ends of a run each test of simulated crashes visits"
     )
+    parser.addoption("--simulated-seeds", type=int, default=24, help="how many histories each simulated pipeline has")
     parser.addoption("--seed", type=int, default=None, help="the seed of everything that a test draws by itself")
 
 

@@ -26,6 +26,8 @@ from engine._runtime.coordinator import Cadence, counts, partition_counts
 from engine._runtime.failure import root_cause
 from engine._runtime.progress_watch import watch
 from engine._runtime.scheduler import Scheduler
+from engine._runtime.worker import Workers
+from engine.background import BackgroundThread
 from engine.byte_size import ByteSize, format_bytes, parse_bytes
 from engine.checkpoint.store import StateDirectory
 from engine.errors import EngineError, PipelineError
@@ -49,6 +51,8 @@ class Options:
     progress: Callable[[Statistics], None] | None = None
     storage: Storage | None = None
     instrument: Instrument = SILENT
+    workers: Callable[[], Workers] = Workers
+    background: Callable[[str], BackgroundThread] = BackgroundThread
 
     def memory_bytes(self) -> int:
         """The byte budget. Raises PipelineError for what is no size, or too small a one."""
@@ -114,6 +118,8 @@ async def _execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
             memory_bytes=memory_bytes,
             cadence=cadence,
             instrument=options.instrument,
+            workers=options.workers(),
+            background=options.background("engine-runs"),
             seed=state.seed if state is not None else bytes.fromhex(random_id(128)),
             incarnation=incarnation,
         )

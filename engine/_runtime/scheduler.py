@@ -77,6 +77,8 @@ class Scheduler:
         memory_bytes: int,
         cadence: Cadence,
         instrument: Instrument,
+        workers: Workers,
+        background: BackgroundThread,
         seed: bytes,
         incarnation: str,
     ) -> None:
@@ -90,7 +92,8 @@ class Scheduler:
         self._scratch = scratch
         self._cadence = cadence
         self._instrument = instrument
-        self._background = BackgroundThread("engine-runs")
+        self._workers = workers
+        self._background = background
         self._seed = seed
         self._incarnation = incarnation
         self._schemas = graph.schemas()
@@ -134,7 +137,7 @@ class Scheduler:
     async def run(self) -> None:
         """Run to the end of all sources, or until ``drain`` or ``abort``. Raises what failed first."""
         with self._scope:
-            async with Workers() as workers:
+            async with self._workers as workers:
                 try:
                     await self._run_guarded(workers)
                 finally:

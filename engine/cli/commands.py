@@ -125,6 +125,23 @@ def bench(
     run_benchmarks(names, size=size, json_file=json, plot_file=plot)
 
 
+@app.command
+def simulate(
+    reference: Reference,
+    /,
+    *,
+    seeds: Annotated[int, Parameter(help="How many; each is a history of faults of its own.")] = 100,
+    first: Annotated[int, Parameter(help="The first seed.")] = 0,
+) -> None:
+    """Run a pipeline on a simulated machine whose power fails and whose disk refuses, and print the seeds that fail.
+
+    Whatever happens, its rows must be those of a run to which nothing happened: none lost, none twice, in order by key.
+    """
+    from engine.cli.simulate import run_simulation
+
+    run_simulation(reference, first=first, seeds=seeds)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
 

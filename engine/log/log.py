@@ -101,6 +101,7 @@ class Log:
         self._lock: Lock | None = None
         self._writers: list[Partition] = []
         self._closed = False
+        self._proven: dict[int, int] = {}  # for readers: what the segments proved when they were first asked
         self._deciding = threading.Lock()
         self._schema: pa.Schema | None = None
         with self._explained("cannot be opened"):
@@ -169,6 +170,8 @@ class Log:
         for name in self._storage.list(directory):
             if name.endswith(".tmp"):
                 self._storage.unlink(os.path.join(directory, name))
+        # A writer that was killed may have renamed a segment and not come to the sync: what is seen here must stay.
+        self._storage.sync_directory(directory)
         found = self._recover(number)
         if found.torn is not None:
             self.torn += (found.torn,)
@@ -198,9 +201,10 @@ class Log:
         if self._writers:
             return self._writers[partition].durable
         with self._explained("cannot be read"):
-            published = self._published(partition)
-            # A power cut may have taken what was published, and then the segments tell.
-            return published or self._recover(partition).durable
+            if partition not in self._proven:
+                # A power cut may have taken what was published last: the segments tell what was durable before.
+                self._proven[partition] = self._recover(partition).durable
+            return max(self._proven[partition], self._published(partition))
 
     def start(self, *, partition: int = 0) -> int:
         """The offset of the oldest row that is kept. Raises LogError."""

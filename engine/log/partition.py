@@ -76,6 +76,7 @@ class Partition:
         self._pending: deque[tuple[FrameHeader, Body]] = deque()  # written, not durable yet
         self._durable = self._end = found.durable
         self._time_us = found.time_us
+        self._published_stop: int | None = None  # of a segment that was renamed, and its name perhaps not durable yet
         self._published = DurableOffset(storage, directory, durable_identity(log, number))
         for frame in found.written:
             self._pending.append((frame.header, Body(frame.header.rows, (frame.body,))))
@@ -141,14 +142,21 @@ class Partition:
                 raise LogError(f"{staged} was staged for another place in {self.directory}")
             segment.path = os.path.join(self.directory, segment_name(segment.header))
             self._storage.rename(staged, segment.path)
-            self._storage.sync_directory(self.directory)
             if self._file is not None:
                 self._file.close()
                 self._file = None
             self.segments.append(segment)
             self.rolled = True
-            self._end = stop
-            self._note_durable(stop)
+            self._published_stop = stop
+            self.finish_publishing()
+
+    def finish_publishing(self) -> None:
+        """Make the name of the segment that was published last durable; harmless where it is. Raises LogError."""
+        with self._changed, self._explained():
+            self._storage.sync_directory(self.directory)
+            if self._published_stop is not None:
+                self._end, self._published_stop = self._published_stop, None
+                self._note_durable(self._end)
 
     def forget_oldest(self, count: int) -> None:
         """Retention removed so many segments."""

@@ -62,9 +62,9 @@ class StagedSegment:
         self._storage.sync_directory(os.path.dirname(self._path))
 
     def discard(self) -> None:
-        """Remove it. Harmless when repeated."""
+        """Remove it, or leave it to whoever cleans up after a crash. Harmless when repeated."""
         self._file.close()
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             self._storage.unlink(self._path)
 
 

@@ -19,7 +19,7 @@ from engine.sinks.file_writer import FileFull
 from engine.sinks.ownership import FileMark
 from engine.sinks.staged_file import StagedFile
 from engine.sinks.storable_forms import with_plain_dictionaries
-from engine.storage import Storage, open_input
+from engine.storage import Storage
 
 __all__ = ["ArrowIpcSink", "arrow_ipc"]
 
@@ -78,7 +78,7 @@ class ArrowIpcSink(FileSink):
 
     def _read_mark(self, path: str) -> FileMark | None:
         try:
-            with open_input(path) as file, ipc.open_file(file) as reader:
+            with self.storage.open_input(path) as file, ipc.open_file(file) as reader:
                 return FileMark.from_metadata(reader.schema.metadata)
         except OSError as error:
             if error.errno is not None:

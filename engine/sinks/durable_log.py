@@ -55,6 +55,7 @@ def log(path: str | os.PathLike[str], *, compression: str | None = None) -> "Log
 class LogSink:
     """A durable log as a sink; made by ``log``. ``storage`` may be replaced before ``open``."""
 
+    kind = "log"
     pipeline: str | None = None
 
     def __init__(self, path: str, compression: str | None, *, storage: Storage | None = None) -> None:
@@ -166,6 +167,7 @@ class LogSink:
                     sink=self.name,
                     partition=partition,
                 )
+            writer.finish_publishing()
             return
         rebase(self.storage, staged, *writer.next_segment())
         writer.publish(staged)

@@ -20,7 +20,7 @@ from engine.sinks.ownership import FileMark
 from engine.sinks.parquet_choices import ENOUGH_ROWS, Leaf, ParquetChoices, choose
 from engine.sinks.staged_file import StagedFile
 from engine.sinks.storable_forms import parquet_rows, parquet_schema
-from engine.storage import Storage, open_input
+from engine.storage import Storage
 
 __all__ = ["ParquetSink", "parquet"]
 
@@ -115,7 +115,7 @@ class ParquetSink(FileSink):
 
     def _read_mark(self, path: str) -> FileMark | None:
         try:
-            with open_input(path) as file:
+            with self.storage.open_input(path) as file:
                 return FileMark.from_metadata(pq.read_metadata(file).metadata)
         except OSError as error:
             if error.errno is not None:

@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import pyarrow as pa
+
 from engine.storage import DIRECTORY_MODE, FILE_MODE, File, Held, Lock, Storage
 from engine.testing.disk import ROOT, Change, Disk, DropDirty, Entry, Flip, Naming, Resize, Sync, SyncNames, Write
 from engine.testing.machine import FULL, Begun, Call, Machine, PowerLost, fail
@@ -245,6 +247,16 @@ class SimulatedStorage(Storage):
             number = self._directory_at(path)
             if not machine.fires(begun, LyingSync):
                 machine.change(begun, SyncNames(number))
+
+    def open_input(self, path: str) -> pa.NativeFile:
+        """The file's bytes as they are now, for Arrow's readers."""
+        with self.open(path) as file:
+            return pa.BufferReader(file.pread(file.size, 0))
+
+    def pause(self, seconds: float) -> None:
+        """As a slow call: by the clock of the storage."""
+        if self._machine.sleep is not None:
+            self._machine.sleep(seconds)
 
     def lock(self, path: str) -> Lock:
         """As ``Storage.lock``. Nothing is written into the file, and the holder's name is the same in every run."""

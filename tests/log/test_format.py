@@ -1,4 +1,4 @@
-"""The format is what it was: the README's worked bytes, logs that earlier versions wrote, every bit under a checksum."""
+"""The format is what it was: the worked bytes, logs that earlier versions wrote, every bit under a checksum."""
 
 import re
 import shutil

@@ -1,0 +1,59 @@
+"""What must be true of the rows that a pipeline left, whatever happened to it on the way.
+
+Each checker gives complaints, none where all is well; they know nothing of faults.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+__all__ = ["CHECKERS", "Output", "no_duplicate", "no_loss", "order_per_key"]
+
+Row: TypeAlias = tuple[Any, ...]
+Output: TypeAlias = Mapping[int, Sequence[Row]]
+"""The rows by partition, in the order in which they were committed."""
+
+KeyOf: TypeAlias = Callable[[Row], Any]
+
+SHOWN = 3
+
+
+def no_loss(found: Output, expected: Output, key_of: KeyOf) -> list[str]:
+    """Every expected row is in its partition."""
+    return _differences("lost", expected, found)
+
+
+def no_duplicate(found: Output, expected: Output, key_of: KeyOf) -> list[str]:
+    """No row is there more often than expected, or where none was."""
+    return _differences("not expected", found, expected)
+
+
+def order_per_key(found: Output, expected: Output, key_of: KeyOf) -> list[str]:
+    """The rows of a key follow each other as they should."""
+    complaints = []
+    for partition, rows in found.items():
+        ours, theirs = _by_key(rows, key_of), _by_key(expected.get(partition, ()), key_of)
+        for key, sequence in ours.items():
+            if Counter(sequence) == Counter(theirs.get(key, ())) and sequence != theirs[key]:
+                complaints.append(f"partition {partition}: the rows of key {key!r} are out of order")
+    return complaints
+
+
+CHECKERS: tuple[Callable[[Output, Output, KeyOf], list[str]], ...] = (no_loss, no_duplicate, order_per_key)
+
+
+def _differences(what: str, some: Output, others: Output) -> list[str]:
+    complaints = []
+    for partition, rows in some.items():
+        more = Counter(rows) - Counter(others.get(partition, ()))
+        if more:
+            shown = ", ".join(str(row) for row in list(more)[:SHOWN])
+            complaints.append(f"partition {partition}: {more.total():,} rows {what} (first: {shown})")
+    return complaints
+
+
+def _by_key(rows: Sequence[Row], key_of: KeyOf) -> dict[Any, list[Row]]:
+    by_key: dict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_key[key_of(row)].append(row)
+    return by_key
