@@ -16,7 +16,8 @@ Laws
       ``Exception``, so nothing that mends errors catches it. ``close`` and ``release`` are harmless.
     - Relative paths begin at the root, which is the only directory of a new storage. There are no links.
 
-Thread-safe; the order of calls of several threads is theirs.
+Thread-safe; the order of calls of several threads is theirs. A slow call waits first and takes effect then, so a slow
+sync also makes durable what others did while it was waiting.
 """
 
 import errno
@@ -126,7 +127,9 @@ class SimulatedStorage(Storage):
         machine.gone = True
         record = machine.recorded_from is not None
         seed = machine.chance.getrandbits(32)
-        return SimulatedStorage(seed, faults=faults, sleep=machine.sleep, record=record, disk=disk)
+        found = SimulatedStorage(seed, faults=faults, sleep=machine.sleep, record=record, disk=disk)
+        found.capacity_bytes = self.capacity_bytes
+        return found
 
     def flip_bit(self, path: str, bit: int | None = None) -> int:
         """Damage a file on the disk: turn over that bit, or one that the seed chooses. Gives its number."""
