@@ -56,14 +56,14 @@ def crash_states(recorded: SimulatedStorage, *, most: int, seed: int = 0) -> Ite
     """Distinct ends of what a storage with ``record=True`` recorded: all, if they are no more than ``most``."""
     moments = _moments(recorded)
     chance = Random(seed)
-    ends = [moment.count() for moment in moments]
+    ends = [moment.count(most) for moment in moments]
     seen: set[tuple[int, bytes]] = set()
-    left = most
+    visited = 0
     for number, moment in enumerate(moments):
-        share = left if sum(ends) <= most else left // (len(moments) - number)
+        share = (most if sum(ends) <= most else most * (number + 1) // len(moments)) - visited
         states = moment.all_ends() if ends[number] <= share else moment.drawn(share, chance)
         for state in islice(_distinct(states, seen), share):
-            left -= 1
+            visited += 1
             yield state
 
 
@@ -110,9 +110,14 @@ class _Moment:
                 disk.apply(Write(self.torn.file, self.torn.offset, self.torn.data[:taken_bytes]))
             yield disk
 
-    def count(self) -> int:
-        """How many ends there are, the same ones counted each time."""
-        return sum(prod(disk.choices()) for disk in self.disks(self.cuts))
+    def count(self, most: int) -> int:
+        """How many ends there are, equal ones counted each; where there are more than ``most``, some such number."""
+        ends = 0
+        for disk in self.disks(self.cuts if len(self.cuts) <= most else ()):
+            ends += prod(disk.choices())
+            if ends > most:
+                break
+        return max(ends, len(self.cuts))
 
     def all_ends(self) -> Iterator[CrashState]:
         """Every cut, and whatever may survive it."""
@@ -122,7 +127,8 @@ class _Moment:
 
     def drawn(self, states: int, chance: Random) -> Iterator[CrashState]:
         """Some ends, first those that keep nothing and everything; enough for that many distinct ones, if there are."""
-        for number in range(states * TRIES_PER_STATE):
+        first = 0 if states > len(_EXTREMES) else chance.randrange(len(_EXTREMES) + 1)
+        for number in range(first, first + states * TRIES_PER_STATE):
             taken_bytes = chance.choice(self.cuts)
             (disk,) = self.disks([taken_bytes])
             ways = disk.choices()

@@ -122,6 +122,7 @@ class Disk:
         self._durable: dict[int, dict[str, int]] = {ROOT: {}}
         self._pending: list[Naming] = []
         self._files: dict[int, _Contents] = {}
+        self._shared: set[int] = set()  # files whose contents another disk holds too: copied before they change
         self._removed = b""
         self._next = ROOT + 1
 
@@ -131,7 +132,8 @@ class Disk:
         made.names = {number: dict(names) for number, names in self.names.items()}
         made._durable = {number: dict(names) for number, names in self._durable.items()}
         made._pending = list(self._pending)
-        made._files = {number: contents.copy() for number, contents in self._files.items()}
+        made._files = dict(self._files)
+        self._shared, made._shared = set(self._files), set(self._files)
         made._removed, made._next = self._removed, self._next
         return made
 
@@ -157,19 +159,26 @@ class Disk:
         """Let a change happen to the cache, or to the disk where it is a sync."""
         match change:
             case Write(file, offset, data):
-                self._write(self._files[file], offset, data)
+                self._write(self._own(file), offset, data)
             case Resize(file, size):
-                self._resize(self._files[file], size)
+                self._resize(self._own(file), size)
             case Sync(file):
-                self._sync(self._files[file])
+                self._sync(self._own(file))
             case DropDirty(file):
-                self._files[file].sectors.clear()
+                self._own(file).sectors.clear()
             case Flip(file, bit):
-                self._flip(self._files[file], bit)
+                self._flip(self._own(file), bit)
             case Naming():
                 self._name(change)
             case SyncNames(directory):
                 self._sync_names(directory)
+
+    def _own(self, file: int) -> _Contents:
+        """The contents of a file, to be changed."""
+        if file in self._shared:
+            self._shared.discard(file)
+            self._files[file] = self._files[file].copy()
+        return self._files[file]
 
     def _write(self, contents: _Contents, offset: int, data: bytes) -> None:
         begin = min(offset, len(contents.cached))
@@ -281,6 +290,11 @@ class Disk:
             if id(contents) in taken:
                 size, *versions = taken[id(contents)]
                 data = self._survivor(contents, contents.sizes[size], versions, self._filler(filler, noise))
+            elif not contents.dirty and contents.cached == data:
+                self._shared.add(number)
+                found._shared.add(number)
+                found._files[number] = contents
+                continue
             found._files[number] = _Contents(bytearray(data), bytearray(data), [len(data)])
         found._forget_unreachable()
         found.names = {number: dict(names) for number, names in found._durable.items()}

@@ -40,7 +40,10 @@ class Begun(NamedTuple):
 
 
 class Machine:
-    """State that the storage shares with its open files. Hold ``mutex`` from the beginning of a call to its end."""
+    """State that the storage shares with its open files.
+
+    A call begins without ``mutex``, as it may be a slow one and others go on meanwhile; hold it from then on.
+    """
 
     def __init__(
         self, seed: int, disk: Disk, faults: Sequence[Fault], sleep: Callable[[float], None] | None, *, record: bool
@@ -64,16 +67,19 @@ class Machine:
 
     def note(self, name: str, path: str, *, also: str = "", size: int = 0) -> Begun:
         """Begin a call that handles its own faults, but for the wait for a slow one. ``also``: a second path."""
-        self.check_power()
-        call = Call(name, path, size)
-        self.trace.append(call)
-        faults = self._plan.due(name, path, *([also] if also else []))
-        for fault in faults:
+        begun = Begun(Call(name, path, size), [])
+        with self.mutex:
+            self.check_power()
+            self.trace.append(begun.call)
+            begun.faults.extend(self._plan.due(name, path, *([also] if also else [])))
+        for fault in begun.faults:
             if isinstance(fault, SlowCall):
-                self.fired[fault.name(name)] += 1
+                with self.mutex:
+                    self.fired[fault.name(name)] += 1
                 if self.sleep is not None:
                     self.sleep(fault.delay_s)
-        return Begun(call, faults)
+        self.check_power()
+        return begun
 
     def begin(self, name: str, path: str, *, also: str = "", size: int = 0) -> Begun:
         """Begin a call. Raises what the plan says."""
@@ -83,14 +89,15 @@ class Machine:
 
     def fail_as_planned(self, begun: Begun) -> None:
         """Cut the power, or raise the OSError of the first fault that has one."""
-        for fault in begun.faults:
-            if isinstance(fault, CutPower):
-                self.fired[fault.name(begun.call.name)] += 1
-                self.gone = True
-                raise PowerLost
-            if isinstance(fault, FailCall):
-                self.fired[fault.name(begun.call.name)] += 1
-                fail(fault.errno, begun.call.path)
+        with self.mutex:
+            for fault in begun.faults:
+                if isinstance(fault, CutPower):
+                    self.fired[fault.name(begun.call.name)] += 1
+                    self.gone = True
+                    raise PowerLost
+                if isinstance(fault, FailCall):
+                    self.fired[fault.name(begun.call.name)] += 1
+                    fail(fault.errno, begun.call.path)
 
     def fires(self, begun: Begun, kind: type[Fault]) -> bool:
         """Whether a fault of that kind meets the call; it is counted then."""
@@ -101,7 +108,8 @@ class Machine:
         return False
 
     def change(self, begun: Begun, change: Change) -> None:
-        """Let it happen to the disk."""
+        """Let it happen to the disk. Raises PowerLost where the power went while the call was waiting."""
+        self.check_power()
         self.disk.apply(change)
         self.changes += 1
         if self.recorded_from is not None:

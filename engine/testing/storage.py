@@ -16,7 +16,8 @@ Laws
       ``Exception``, so nothing that mends errors catches it. ``close`` and ``release`` are harmless.
     - Relative paths begin at the root, which is the only directory of a new storage. There are no links.
 
-Thread-safe; the order of calls of several threads is theirs.
+Thread-safe; the order of calls of several threads is theirs. A slow call waits first and takes effect then, so a slow
+sync also makes durable what others did while it was waiting.
 """
 
 import errno
@@ -128,7 +129,9 @@ class SimulatedStorage(Storage):
         machine.gone = True
         record = machine.recorded_from is not None
         seed = machine.chance.getrandbits(32)
-        return SimulatedStorage(seed, faults=faults, sleep=machine.sleep, record=record, disk=disk)
+        found = SimulatedStorage(seed, faults=faults, sleep=machine.sleep, record=record, disk=disk)
+        found.capacity_bytes = self.capacity_bytes
+        return found
 
     def flip_bit(self, path: str, bit: int | None = None) -> int:
         """Damage a file on the disk: turn over that bit, or one that the seed chooses. Gives its number."""
@@ -143,19 +146,20 @@ class SimulatedStorage(Storage):
 
     def create(self, path: str, *, mode: int = FILE_MODE) -> File:
         """As ``Storage.create``; the mode is not kept."""
+        begun = self._machine.begin("create", _absolute(path))
         with self._machine.mutex:
-            begun = self._machine.begin("create", _absolute(path))
             return SimulatedFile(self, path, self._make(begun, path), writable=True)
 
     def open(self, path: str, *, write: bool = False) -> File:
         """As ``Storage.open``, but that a directory is refused for reading too."""
+        self._machine.begin("open", _absolute(path))
         with self._machine.mutex:
-            self._machine.begin("open", _absolute(path))
             return SimulatedFile(self, path, self._file_at(path), writable=write)
 
     def _mkdir(self, path: str, mode: int = DIRECTORY_MODE) -> None:
+        begun = self._machine.begin("make_directory", _absolute(path))
         with self._machine.mutex:
-            self._make(self._machine.begin("make_directory", _absolute(path)), path, directory=True)
+            self._make(begun, path, directory=True)
 
     def _make(self, begun: Begun, path: str, *, directory: bool = False) -> int:
         entry, found = self._entry(path)
@@ -167,8 +171,8 @@ class SimulatedStorage(Storage):
 
     def rename(self, source: str, target: str) -> None:
         """As ``Storage.rename``."""
+        begun = self._machine.begin("rename", _absolute(source), also=_absolute(target))
         with self._machine.mutex:
-            begun = self._machine.begin("rename", _absolute(source), also=_absolute(target))
             (old, moved), (new, replaced) = self._entry(source), self._entry(target)
             if moved is None:
                 fail(errno.ENOENT, source, target)
@@ -185,29 +189,29 @@ class SimulatedStorage(Storage):
 
     def unlink(self, path: str) -> None:
         """As ``Storage.unlink``."""
+        begun = self._machine.begin("unlink", _absolute(path))
         with self._machine.mutex:
-            begun = self._machine.begin("unlink", _absolute(path))
             self._file_at(path)
             self._machine.change(begun, Naming(((self._entry(path)[0], None),)))
 
     def remove_directory(self, path: str) -> None:
         """As ``Storage.remove_directory``."""
+        begun = self._machine.begin("remove_directory", _absolute(path))
         with self._machine.mutex:
-            begun = self._machine.begin("remove_directory", _absolute(path))
             if self._machine.disk.names[self._directory_at(path)]:
                 fail(errno.ENOTEMPTY, path)
             self._machine.change(begun, Naming(((self._entry(path)[0], None),)))
 
     def list(self, path: str) -> list[str]:
         """As ``Storage.list``."""
+        self._machine.begin("list", _absolute(path))
         with self._machine.mutex:
-            self._machine.begin("list", _absolute(path))
             return sorted(self._machine.disk.names[self._directory_at(path)])
 
     def tree(self, path: str) -> Iterator[str]:
         """As ``Storage.tree``."""
+        self._machine.begin("tree", _absolute(path))
         with self._machine.mutex:
-            self._machine.begin("tree", _absolute(path))
             directory, disk = self._directory_at(path), self._machine.disk
             found = [name for name, number in disk.walk(directory) if disk.is_file(number)]
         yield from found
@@ -235,15 +239,15 @@ class SimulatedStorage(Storage):
 
     def size(self, path: str) -> int:
         """As ``Storage.size``; of files only."""
+        self._machine.begin("size", _absolute(path))
         with self._machine.mutex:
-            self._machine.begin("size", _absolute(path))
             return len(self._machine.disk.read(self._file_at(path)))
 
     def sync_directory(self, path: str) -> None:
         """As ``Storage.sync_directory``."""
         machine = self._machine
+        begun = machine.begin("sync_directory", _absolute(path))
         with machine.mutex:
-            begun = machine.begin("sync_directory", _absolute(path))
             number = self._directory_at(path)
             if not machine.fires(begun, LyingSync):
                 machine.change(begun, SyncNames(number))
@@ -260,8 +264,8 @@ class SimulatedStorage(Storage):
 
     def lock(self, path: str) -> Lock:
         """As ``Storage.lock``. Nothing is written into the file, and the holder's name is the same in every run."""
+        begun = self._machine.begin("lock", _absolute(path))
         with self._machine.mutex:
-            begun = self._machine.begin("lock", _absolute(path))
             number = self._file_at(path) if self._entry(path)[1] is not None else self._make(begun, path)
             if number in self._held:
                 raise Held(path, pid=1, host="simulated", since=HELD_SINCE)
@@ -333,8 +337,8 @@ class SimulatedFile(File):
     def _pwritev(self, buffers: Sequence[memoryview], offset: int) -> int:
         number, machine = self._fileno(), self._machine
         data = b"".join(buffers)
+        begun = machine.note("append", self._full_path, size=len(data))
         with machine.mutex:
-            begun = machine.note("append", self._full_path, size=len(data))
             if not self._writable:
                 fail(errno.EBADF, self.path)
             cut = any(isinstance(f, CutPower) or (isinstance(f, FailCall) and f.errno in FULL) for f in begun.faults)
@@ -357,8 +361,8 @@ class SimulatedFile(File):
 
     def _pread(self, size: int, offset: int) -> bytes:
         number, machine = self._fileno(), self._machine
+        begun = machine.begin("pread", self._full_path, size=size)
         with machine.mutex:
-            begun = machine.begin("pread", self._full_path, size=size)
             contents = machine.disk.read(number)
             stop = min(offset + size, len(contents))
             if stop > offset and machine.fires(begun, FlipBit):
@@ -376,16 +380,16 @@ class SimulatedFile(File):
         return b"".join(self.pread(size, offset) for offset, size in pairs)
 
     def _ftruncate(self, size: int) -> None:
+        begun = self._machine.begin("truncate", self._full_path, size=size)
         with self._machine.mutex:
-            begun = self._machine.begin("truncate", self._full_path, size=size)
             if size < 0 or not self._writable:
                 fail(errno.EINVAL, self.path)
             self._machine.change(begun, Resize(self._fileno(), size))
 
     def _fdatasync(self) -> None:
         number, machine = self._fileno(), self._machine
+        begun = machine.note("sync", self._full_path, size=self._size)
         with machine.mutex:
-            begun = machine.note("sync", self._full_path, size=self._size)
             if any(isinstance(fault, FailCall) for fault in begun.faults):
                 machine.change(begun, DropDirty(number))
             machine.fail_as_planned(begun)
@@ -405,9 +409,8 @@ class SimulatedLock(Lock):
 
     def check(self) -> None:
         """As ``Lock.check``."""
-        with self._storage._machine.mutex:
-            self._storage._machine.begin("check", _absolute(self.path))
-            super().check()
+        self._storage._machine.begin("check", _absolute(self.path))
+        super().check()
 
     def _is_named(self) -> bool:
         return self._storage._number(self.path) == self._fileno()

@@ -8,10 +8,10 @@ import errno
 from collections import Counter
 
 import pytest
+from crash.simulated_ids import Snapshot, run
 from crash.simulated_state import PATH, Promises, attempt, check_reopened
 
 from engine.errors import StateError
-from engine.stages.id_log import IdLog, SegmentState
 from engine.testing.storage import SimulatedStorage
 from engine.testing.storage_faults import FailCall
 
@@ -64,50 +64,6 @@ def test_state_directory(number: int, times: int | None) -> None:
     assert failed > 5 * survived
 
 
-SEED = bytes(range(16))
-IDS = 40
-"""Ids an append."""
-
-
-def ids_of(first: int) -> bytes:
-    return b"".join(position.to_bytes(16, "big") for position in range(first, first + IDS))
-
-
-class LogOwner:
-    """Appends, syncs and drops; ``committed`` is the last snapshot that was final, and its window's start."""
-
-    def __init__(self) -> None:
-        self.committed: list[SegmentState] = []
-        self.start = 0
-        self.stop = 0
-
-    def run(self, storage: SimulatedStorage, appends: int) -> None:
-        storage.make_directory("/ids")
-        for name in storage.list("/ids"):
-            if name not in {state["file"] for state in self.committed}:
-                storage.unlink(f"/ids/{name}")
-        log = IdLog(storage, "/ids", SEED, segment_bytes=1500)
-        for _ in log.restore(self.committed, self.start):
-            pass
-        position = self.stop
-        for number in range(appends):
-            log.append(position, ids_of(position))
-            position += IDS
-            if number % 2:
-                start = max(0, position - 5 * IDS)
-                log.drop_below(start)
-                states = log.sync()
-                self.committed, self.start, self.stop = states, start, position
-                log.release(states)
-        log.close()
-
-    def check(self, storage: SimulatedStorage) -> None:
-        log = IdLog(storage, "/ids", SEED, segment_bytes=1500)
-        found = list(log.restore(self.committed, self.start))
-        log.close()
-        assert b"".join(ids for _, ids in found) == b"".join(ids_of(at) for at in range(self.start, self.stop, IDS))
-
-
 @every_error
 @once_or_for_ever
 def test_id_log(number: int, times: int | None) -> None:
@@ -115,11 +71,11 @@ def test_id_log(number: int, times: int | None) -> None:
     while True:
         nth += 1
         storage = SimulatedStorage(nth, faults=[FailCall("*", errno=number, nth=nth, times=times)])
-        owner = LogOwner()
+        snapshots = [Snapshot()]
         failure = None
         try:
-            owner.run(storage, 9)
-            owner.run(storage, 4)
+            run(storage, snapshots, 9)
+            run(storage, snapshots, 4)
         except OSError as error:
             failure = error
         if not storage.fired:
@@ -130,10 +86,10 @@ def test_id_log(number: int, times: int | None) -> None:
             assert not {call.name for call in storage.trace[nth:]} & REMOVALS
         fired += storage.fired
         killed = storage.kill()
-        owner.check(killed)
-        owner.check(killed.crash())
-        owner.check(storage.kill().crash("nothing"))
-        owner.run(storage.kill(), 2)
+        snapshots[-1].check(killed)
+        snapshots[-1].check(killed.crash())
+        snapshots[-1].check(storage.crash("nothing"))
+        run(storage.kill(), snapshots, 2)
     print(f"{nth} runs: {failed} failed; {dict(fired)}")
     assert {name.split()[0] for name in fired} >= {
         *("make_directory", "sync_directory", "create", "append", "sync", "unlink", "open", "pread", "truncate"),

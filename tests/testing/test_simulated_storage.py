@@ -1,6 +1,7 @@
 """What a simulated storage does to those who trust it: every fault fires, is counted, and comes again with its seed."""
 
 import errno
+import threading
 
 import pytest
 
@@ -231,6 +232,24 @@ def test_slow_calls_go_by_the_clock_of_the_test():
     file.sync()
     assert waits == [30.0, 30.0]
     assert storage.fired["slow sync"] == 2
+
+
+def test_others_go_on_while_a_call_is_slow():
+    storage = SimulatedStorage(faults=[SlowCall("sync", 30.0)], sleep=lambda _: (other.start(), other.join()))
+    file = written(storage, b"x")
+    other = threading.Thread(target=lambda: written(storage, b"meanwhile", name="g"))
+    file.sync()
+    assert storage.contents()["/g"] == b"meanwhile"
+
+
+def test_a_call_that_was_waiting_when_the_power_went_does_nothing():
+    storage = SimulatedStorage(faults=[SlowCall("sync", 30.0)], sleep=lambda _: left.append(storage.crash("nothing")))
+    left = []
+    file = written(storage, b"x")
+    storage.sync_directory("/")
+    with pytest.raises(PowerLost):
+        file.sync()
+    assert left[0].contents() == {"/f": b""}
 
 
 def test_faults_are_counted_from_the_nth_and_by_path():
