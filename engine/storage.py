@@ -421,6 +421,42 @@ class Storage:
                     return lock
             lock.close()  # it was deleted between open and flock: what we hold locks nothing
 
+    def holder(self, path: str) -> tuple[Held, bool | None] | None:
+        """Who took the lock on the file ``path`` last, and whether it still has it (None: it is of another host).
+
+        Told from what the holder wrote; the lock is not touched. None where nobody ever took it. Raises OSError.
+        """
+        try:
+            with self.open(path) as file:
+                holder = _parse_holder(file.pread(min(file.size, 4096), 0) if file.size else b"")
+        except FileNotFoundError:
+            return None
+        here = holder["host"] == socket.gethostname()
+        held = _has_open(holder["pid"], path) if here and holder["pid"] is not None else None
+        return Held(path, **holder), held
+
+
+def _has_open(pid: int, path: str) -> bool:
+    """Whether a process of this host runs and, as far as the system tells, has the file open."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # of another user
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return True  # a system that does not tell
+    wanted = os.stat(path)
+    for descriptor in descriptors:
+        try:
+            if os.path.samestat(os.stat(f"/proc/{pid}/fd/{descriptor}"), wanted):
+                return True
+        except OSError:  # it was closed meanwhile
+            continue
+    return False
+
 
 class _Holder(TypedDict):
     pid: int | None
@@ -436,8 +472,12 @@ def _write_holder(descriptor: int) -> None:
 
 
 def _read_holder(descriptor: int) -> _Holder:
+    return _parse_holder(os.pread(descriptor, 4096, 0))
+
+
+def _parse_holder(data: bytes) -> _Holder:
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
+        holder = json.loads(data)
         return _Holder(
             pid=int(holder["pid"]), host=str(holder["host"]), since=datetime.fromisoformat(str(holder["since"]))
         )
