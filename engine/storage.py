@@ -428,9 +428,11 @@ class Storage:
         """
         try:
             with self.open(path) as file:
-                holder = _parse_holder(file.pread(min(file.size, 4096), 0) if file.size else b"")
+                holder = _parse_holder(file.pread(file.size, 0))
         except FileNotFoundError:
             return None
+        except EOFError:  # another holder is just writing itself into it
+            holder = _parse_holder(b"")
         here = holder["host"] == socket.gethostname()
         held = _has_open(holder["pid"], path) if here and holder["pid"] is not None else None
         return Held(path, **holder), held

@@ -77,14 +77,16 @@ def _verify_run(storage: Storage, directory: str, state: RunState, seed: bytes) 
         found = (file.size, footer_crc, footer.entries, footer.first, footer.stop)
         if found != (state["size_bytes"], state["crc"], state["count"], state["first"], state["stop"]):
             raise CorruptState(f"{path}: is not the id run that the checkpoint names; restore the file.", path=path)
+        blocks_crc = 0
         for number, blocks in pieces_of(file, 0, footer.block_count):
+            blocks_crc = crc32c(blocks, blocks_crc)
             try:
                 first_ids_of(blocks, number)
             except DamagedBlockError as error:
                 place = error.number * BLOCK_SIZE_BYTES
                 raise damaged(file, place, f"block {error.number} is damaged") from error
         rebuilt = "is damaged; whoever opens the run builds it again from the blocks"
-        if _checksum(file, 0, footer.index_offset) != footer.blocks_crc:
+        if blocks_crc != footer.blocks_crc:
             raise damaged(file, 0, "the blocks are not those that were written")
         if _checksum(file, footer.index_offset, footer.index_bytes) != footer.index_crc:
             raise damaged(file, footer.index_offset, f"the index {rebuilt}")

@@ -222,8 +222,8 @@ def check_reported(storage, path, file, place):
     assert [name for name, _ in damaged] == [file], (file, place)
     [(_, offset)] = damaged
     assert offset is not None, (file, place)
-    # What is told lies at the flipped byte or before it; only a run is first judged by its footer, at its end.
-    assert offset <= place or os.path.basename(file).startswith("run-"), (file, place, offset)
+    # What is told begins at the flipped byte or before it.
+    assert offset <= place, (file, place, offset)
 
 
 def test_bits_beyond_what_is_committed_are_of_no_account(made):
