@@ -424,7 +424,7 @@ class Storage:
     def holder(self, path: str) -> tuple[Held, bool | None] | None:
         """Who took the lock on the file ``path`` last, and whether it still has it (None: it is of another host).
 
-        Told from what the holder wrote; the lock is not touched. None where nobody ever took it. Raises OSError.
+        Told from what the holder wrote; the lock is not touched. None where nobody wrote anything yet. Raises OSError.
         """
         try:
             with self.open(path) as file:
@@ -433,9 +433,10 @@ class Storage:
             return None
         except EOFError:  # another holder is just writing itself into it
             holder = _parse_holder(b"")
+        if holder["pid"] is None:
+            return None
         here = holder["host"] == socket.gethostname()
-        held = _has_open(holder["pid"], path) if here and holder["pid"] is not None else None
-        return Held(path, **holder), held
+        return Held(path, **holder), _has_open(holder["pid"], path) if here else None
 
 
 def _has_open(pid: int, path: str) -> bool:

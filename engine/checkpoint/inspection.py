@@ -71,14 +71,11 @@ def state_directories(storage: Storage, path: str) -> list[str]:
 
     Raises StateError where there are none.
     """
-    try:
-        names = storage.list(path)
-        if _is_of_a_pipeline(names):
-            return [path]
-        inner = [os.path.join(path, name) for name in names]
-        found = [name for name in inner if storage.is_directory(name) and _is_of_a_pipeline(storage.list(name))]
-    except OSError as error:
-        raise StateError(f"{path}: cannot be read: {error.strerror}.\n  Give what was passed as state=.") from error
+    names = _names(storage, path)
+    if _is_of_a_pipeline(names):
+        return [path]
+    inner = [os.path.join(path, name) for name in names]
+    found = [name for name in inner if storage.is_directory(name) and _is_of_a_pipeline(_names(storage, name))]
     if not found:
         raise StateError(f"{path}: holds no state of a pipeline.\n  Give what was passed as state=.")
     return found
@@ -91,13 +88,14 @@ def inspect(storage: Storage, path: str) -> Inspection:
     damaged.
     """
     for _ in range(ATTEMPTS):
+        names = _names(storage, path)
         try:
-            found = find_manifest(storage, path, storage.list(path))
+            found = find_manifest(storage, path, names)
             holder = storage.holder(os.path.join(path, "LOCK"))
         except FileNotFoundError:
             continue  # a run has just replaced the manifest
         except (OSError, EOFError) as error:
-            raise StateError(f"{path}: cannot be read: {error}.\n  Nothing was changed.") from error
+            raise _unreadable(path, error) from error
         if found is None:
             raise StateError(f"{path}: no run has begun in it yet: there is no manifest.\n  Nothing was changed.")
         return _inspection(path, found, holder)
@@ -119,6 +117,18 @@ def verify(storage: Storage, path: str) -> Verification:
             return verification
         before = after
     raise StateError(f"{path}: a run commits faster than its files can be read.\n  Nothing was changed; try again.")
+
+
+def _names(storage: Storage, path: str) -> list[str]:
+    try:
+        return storage.list(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: OSError | EOFError) -> StateError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return StateError(f"{path}: cannot be read: {reason}.\n  Nothing was changed. Give what was passed as state=.")
 
 
 def _is_of_a_pipeline(names: list[str]) -> bool:
