@@ -479,6 +479,45 @@ class Storage:
                     return lock
             lock.close()  # it was deleted between open and flock: what we hold locks nothing
 
+    def holder(self, path: str) -> tuple[Held, bool | None] | None:
+        """Who took the lock on the file ``path`` last, and whether it still has it (None: it is of another host).
+
+        Told from what the holder wrote; the lock is not touched. None where nobody wrote anything yet. Raises OSError.
+        """
+        try:
+            with self.open(path) as file:
+                holder = _parse_holder(file.pread(file.size, 0))
+        except FileNotFoundError:
+            return None
+        except EOFError:  # another holder is just writing itself into it
+            holder = _parse_holder(b"")
+        if holder["pid"] is None:
+            return None
+        here = holder["host"] == socket.gethostname()
+        return Held(path, **holder), _has_open(holder["pid"], path) if here else None
+
+
+def _has_open(pid: int, path: str) -> bool:
+    """Whether a process of this host runs and, as far as the system tells, has the file open."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # of another user
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return True  # a system that does not tell
+    wanted = os.stat(path)
+    for descriptor in descriptors:
+        try:
+            if os.path.samestat(os.stat(f"/proc/{pid}/fd/{descriptor}"), wanted):
+                return True
+        except OSError:  # it was closed meanwhile
+            continue
+    return False
+
 
 class _Holder(TypedDict):
     pid: int | None
@@ -494,8 +533,12 @@ def _write_holder(descriptor: int) -> None:
 
 
 def _read_holder(descriptor: int) -> _Holder:
+    return _parse_holder(os.pread(descriptor, 4096, 0))
+
+
+def _parse_holder(data: bytes) -> _Holder:
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
+        holder = json.loads(data)
         return _Holder(
             pid=int(holder["pid"]), host=str(holder["host"]), since=datetime.fromisoformat(str(holder["since"]))
         )

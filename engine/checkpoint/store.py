@@ -40,7 +40,15 @@ from engine.errors import CorruptState, StateError
 from engine.progress import Epoch, Token
 from engine.storage import File, Held, Lock, Storage, random_id, wall_clock
 
-__all__ = ["ROLL_AT_BYTES", "StateDirectory", "Torn"]
+__all__ = [
+    "ROLL_AT_BYTES",
+    "FoundManifest",
+    "StateDirectory",
+    "Torn",
+    "find_manifest",
+    "stage_directory",
+    "taken_by",
+]
 
 ROLL_AT_BYTES = 4 << 20
 """A manifest that is larger is replaced by a new one before the next COMMIT."""
@@ -64,7 +72,7 @@ class Torn:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class FoundManifest:
     """What an existing directory holds; ``problem`` of ``decoded`` is None or a torn tail."""
 
     file: str
@@ -122,7 +130,7 @@ class StateDirectory:
         cls, storage: Storage, path: str, lock: Lock, fingerprint: Mapping[str, Any], roll_at_bytes: int
     ) -> Self:
         names = storage.list(path)
-        found = _find(storage, path, names)
+        found = find_manifest(storage, path, names)
         if found is None:
             header, history = Header(random_id(INCARNATION_BITS), bytes.fromhex(random_id(SEED_BITS)), 0), History()
         else:
@@ -136,7 +144,7 @@ class StateDirectory:
             raise
         return state
 
-    def _start(self, names: list[str], found: _Found | None) -> None:
+    def _start(self, names: list[str], found: FoundManifest | None) -> None:
         for name in names:
             if _LEFTOVER.fullmatch(name):
                 self._storage.unlink(os.path.join(self.path, name))
@@ -175,7 +183,7 @@ class StateDirectory:
 
     def stage_directory(self, stage: str, partition: int) -> str:
         """The directory for a stage's own files in one partition. It may not exist yet; any name is safe."""
-        return os.path.join(self.path, "stages", f"{_escaped(stage)}-{partition:05}")
+        return stage_directory(self.path, stage, partition)
 
     def append_commit(self, commit: Commit) -> None:
         """Make ``commit`` durable: the commit point. May block for the length of an fsync, or two.
@@ -258,7 +266,7 @@ class StateDirectory:
             with suppress(OSError):  # it is superseded: what stays behind is deleted at the next start
                 self._storage.unlink(os.path.join(self.path, old))
 
-    def _put_aside(self, found: _Found) -> Torn:
+    def _put_aside(self, found: FoundManifest) -> Torn:
         offset = found.decoded.valid_through
         tail = found.data[offset:]
         path = f"{found.file}.torn-{self.term}"
@@ -267,6 +275,11 @@ class StateDirectory:
             copy.sync()
         self._storage.sync_directory(self.path)
         return Torn(path, offset, len(tail))
+
+
+def stage_directory(path: str, stage: str, partition: int) -> str:
+    """Where a stage's own files of one partition lie in the state directory ``path``."""
+    return os.path.join(path, "stages", f"{_escaped(stage)}-{partition:05}")
 
 
 def _manifest_name(number: int) -> str:
@@ -285,8 +298,11 @@ def _carried(history: History) -> list[Record]:
     return records
 
 
-def _find(storage: Storage, path: str, names: list[str]) -> _Found | None:
-    """Read the newest manifest; None for a new directory. Raises StateError and CorruptState."""
+def find_manifest(storage: Storage, path: str, names: list[str]) -> FoundManifest | None:
+    """Read the newest manifest of the ``names`` in a state directory; None for a new one. Changes nothing.
+
+    Raises StateError for a later format, CorruptState, and OSError.
+    """
     numbers = [int(match[1]) for name in names if (match := _MANIFEST.fullmatch(name))]
     if not numbers:
         ours = next((name for name in names if _OURS.fullmatch(name)), None)
@@ -307,7 +323,7 @@ def _find(storage: Storage, path: str, names: list[str]) -> _Found | None:
         raise _corrupt(path, file, problem.offset, problem.reason)
     if decoded.header is None or decoded.header.number != number:
         raise _corrupt(path, file, 0, "it was written under another name")
-    return _Found(file, data, decoded, decoded.header, _read_history(path, file, decoded))
+    return FoundManifest(file, data, decoded, decoded.header, _read_history(path, file, decoded))
 
 
 def _read_history(path: str, file: str, decoded: Decoded) -> History:
@@ -353,13 +369,18 @@ def _explained(path: str, what: str) -> Iterator[None]:
 
 
 def _taken(path: str, held: Held) -> str:
+    return f"{path} is in use by {taken_by(held)}.\n  Stop it, or give this process its own state=."
+
+
+def taken_by(held: Held) -> str:
+    """Who holds a state directory, and since when."""
     who = f"pid {held.pid} on host {held.host}" if held.pid is not None else "another process"
     since = ""
     if held.since is not None:
         began = held.since.astimezone()
         today = began.date() == wall_clock().astimezone().date()
         since = f" since {began:%H:%M}" if today else f" since {began:%Y-%m-%d %H:%M}"
-    return f"{path} is in use by {who}{since}.\n  Stop it, or give this process its own state=."
+    return f"{who}{since}"
 
 
 def _escaped(name: str) -> str:

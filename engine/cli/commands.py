@@ -106,6 +106,41 @@ def explain(
     print(load_pipeline(reference).explain(format=format))
 
 
+checkpoint = App(name="checkpoint", help="Look at the state of pipelines; changes nothing, also beside a run.")
+app.command(checkpoint)
+
+State = Annotated[Path, Parameter(help="What was passed as state=, or the directory of one pipeline in it.")]
+
+
+@checkpoint.command
+def ls(state: State, /) -> None:
+    """List the pipelines of a state directory: epoch, whether it is FINAL, term, rows, sizes, and who owns it."""
+    from engine.cli.checkpoint import list_states
+
+    list_states(str(state))
+
+
+@checkpoint.command
+def show(
+    state: State, /, *, format: Annotated[Literal["text", "json"], Parameter(help="Text, or JSON.")] = "text"
+) -> None:
+    """Show the last commit of a pipeline: offsets, states, handles, counters and the fingerprint of its graph."""
+    from engine.cli.checkpoint import show_state
+
+    show_state(str(state), as_json=format == "json")
+
+
+@checkpoint.command
+def verify(state: State, /) -> None:
+    """Read the manifest and every file that the last commit names, and tell which are damaged, and where.
+
+    Ends with exit code 1 where one is. Nothing is repaired.
+    """
+    from engine.cli.checkpoint import verify_states
+
+    verify_states(str(state))
+
+
 @app.command
 def bench(
     *names: Benchmark,

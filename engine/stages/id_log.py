@@ -142,7 +142,7 @@ class IdLog:
         """
         for state in states:
             segment = _Segment(state["file"], state["first"], state["stop"], state["size_bytes"], state["crc"])
-            segment.file = self._open(segment)
+            segment.file = self._open(segment, write=True)
             segment.synced = True
             self._segments.append(segment)
             for first, ids in self._frames(segment, segment.file):
@@ -155,10 +155,17 @@ class IdLog:
         for segment in self._segments[:-1]:
             self._close(segment)
 
-    def _open(self, segment: _Segment) -> File:
+    def verify(self, state: SegmentState) -> None:
+        """Read a segment that a snapshot names, whole, and change nothing. Raises as ``restore``."""
+        segment = _Segment(state["file"], state["first"], state["stop"], state["size_bytes"], state["crc"])
+        with self._open(segment, write=False) as file:
+            for _ in self._frames(segment, file):
+                pass
+
+    def _open(self, segment: _Segment, *, write: bool) -> File:
         path = os.path.join(self._directory, segment.name)
         try:
-            file = self._storage.open(path, write=True)
+            file = self._storage.open(path, write=write)
         except FileNotFoundError as error:
             raise CorruptState(f"{path}: the id log segment is missing; restore the file.", path=path) from error
         if file.size < segment.size_bytes:

@@ -232,7 +232,7 @@ class KeyLog:
     def restore(self, states: Iterable[KeySegmentState]) -> None:
         """Open the segments that ``sync`` described; what is beyond their length is cut off. Raises CorruptState."""
         for state in states:
-            segment = self._open(state)
+            segment = self._open(state, write=True)
             self._segments.append(segment)
             self._read_frames(segment, state)
             if segment.file.size > segment.size_bytes:
@@ -240,10 +240,20 @@ class KeyLog:
                 segment.file.sync()
             self.stop = segment.stop
 
-    def _open(self, state: KeySegmentState) -> _Segment:
+    def verify(self, state: KeySegmentState) -> None:
+        """Read a segment that a snapshot names, every block of it, and change nothing. Raises as ``restore``."""
+        segment = self._open(state, write=False)
+        with segment.file:
+            self._read_frames(segment, state)
+            table: NDArray[Any] = np.frombuffer(segment.table, _TABLE)
+            for offset, size, crc in zip(segment.offsets, table["bytes"].tolist(), table["crc"].tolist(), strict=True):
+                if crc32c(read(segment.file, size, offset)) != crc:
+                    raise damaged(segment.file, offset, "a block of keys is damaged")
+
+    def _open(self, state: KeySegmentState, *, write: bool) -> _Segment:
         path = os.path.join(self._directory, state["file"])
         try:
-            file = self._storage.open(path, write=True)
+            file = self._storage.open(path, write=write)
         except FileNotFoundError as error:
             raise CorruptState(f"{path}: the log of keys is missing; restore the file.", path=path) from error
         segment = _Segment(state["file"], state["first"], state["first"], state["size_bytes"], 0, file, synced=True)

@@ -13,8 +13,7 @@ Laws
     - Memory does not grow with the number of rows: 4 bytes for each row of ``max_distance``, 8 more in ``generate``,
       and a table of the keys.
 
-The random numbers are SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014) used
-as a counter-based generator: each purpose has a stream, and the n-th number of a stream needs no earlier one.
+``split_mix`` makes the random numbers, by counter.
 """
 
 from collections.abc import Iterator
@@ -25,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from engine.testing.split_mix import Integers, random_words, stream_of, unit
+
 __all__ = ["generate", "redeliver"]
 
-Integers: TypeAlias = npt.NDArray[np.int64]
-Words: TypeAlias = npt.NDArray[np.uint64]
 Column: TypeAlias = "pa.Array[Any]"
 
 # The unit in which rows are computed: small enough for its columns to stay in cache, and the usual size of a batch.
@@ -77,7 +76,7 @@ def generate(
         raise ValueError("skew and lateness_s must not be negative, rate_per_s must be positive")
     if id not in ("binary", "uuid"):
         raise ValueError(f'id must be "binary" or "uuid", not {id!r}')
-    plan = _Plan(_streams(seed, _PLAN), redeliveries, max_distance)
+    plan = _Plan(stream_of(seed, _PLAN), redeliveries, max_distance)
     events = _Events(seed, keys, skew, lateness_s, rate_per_s, id, plan.window_rows)
     return _cut(_blocks(plan, events, rows), batch_rows)
 
@@ -94,7 +93,7 @@ def redeliver(
     """
     if delivery_column is not None and delivery_column in table.column_names:
         raise ValueError(f'the table has a column "{delivery_column}" already; choose another delivery_column')
-    plan = _Plan(_streams(seed, _PLAN), share, max_distance)
+    plan = _Plan(stream_of(seed, _PLAN), share, max_distance)
     events: list[Integers] = [np.empty(0, np.int64)]
     deliveries: list[npt.NDArray[np.int32]] = [np.empty(0, np.int32)]
     start, missing = 0, table.num_rows
@@ -114,32 +113,6 @@ def redeliver(
 
 
 _PLAN, _ID_HIGH, _ID_LOW, _KEY, _TIME, _LATENESS, _AMOUNT, _PAYLOAD, _TABLES = range(9)
-
-
-def _streams(seed: int, purpose: int) -> int:
-    """The key of the stream for one purpose."""
-    if seed < 0:
-        raise ValueError("seed must not be negative")
-    return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0])
-
-
-def _random(stream: int, counters: Integers) -> Words:
-    """SplitMix64's numbers with these counters, 64 bits each."""
-    words = counters.astype(np.uint64)
-    words += np.uint64(1)
-    words *= np.uint64(0x9E3779B97F4A7C15)
-    words += np.uint64(stream)
-    words ^= words >> np.uint64(30)
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(0x94D049BB133111EB)
-    words ^= words >> np.uint64(31)
-    return words
-
-
-def _unit(words: Words) -> npt.NDArray[np.float64]:
-    """Uniform in [0, 1), from the upper 53 bits."""
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +154,7 @@ class _Plan:
         repeats = rows[again]
         first, _ = self._new_before(np.maximum(repeats - self._max_distance, 0))
         span = (events[again] - first).astype(np.uint64)
-        chosen = first + (_random(self._choice, repeats) % span).astype(np.int64)
+        chosen = first + (random_words(self._choice, repeats) % span).astype(np.int64)
         events[again] = chosen
         deliveries[again] = self._count(chosen)
         return _Block(events, deliveries)
@@ -196,7 +169,7 @@ class _Plan:
         size = (self._border(stratum + 1) - begin).astype(np.uint64)
         # Row 0 cannot repeat anything: the first stratum draws from its other rows.
         skip = (stratum == 0).astype(np.uint64)
-        repeat = begin + (_random(self._stream, stratum) % (size - skip) + skip).astype(np.int64)
+        repeat = begin + (random_words(self._stream, stratum) % (size - skip) + skip).astype(np.int64)
         return rows - stratum - (repeat < rows), repeat == rows
 
     def _border(self, stratum: Integers) -> Integers:
@@ -236,9 +209,9 @@ class _Events:
     def __init__(
         self, seed: int, keys: int, skew: float, lateness_s: float, rate_per_s: float, id: str, window_rows: int
     ) -> None:
-        self._stream = [_streams(seed, purpose) for purpose in range(_TABLES)]
+        self._stream = [stream_of(seed, purpose) for purpose in range(_TABLES)]
         self._lateness_us, self._gap_us, self._uuid = lateness_s * 1e6, 1e6 / rate_per_s, id == "uuid"
-        draw = np.random.Generator(np.random.PCG64(_streams(seed, _TABLES)))
+        draw = np.random.Generator(np.random.PCG64(stream_of(seed, _TABLES)))
         weight = 1.0 / np.arange(1, keys + 1) ** skew
         self._cumulative = np.cumsum(weight / weight.sum())
         self._key_of_rank = draw.permutation(keys)
@@ -250,7 +223,7 @@ class _Events:
 
     def columns(self, events: Integers, new: npt.NDArray[np.bool_]) -> dict[str, Any]:
         """The columns of these events; the new ones in order, without a gap, each exactly once."""
-        rank = np.searchsorted(self._cumulative, _unit(_random(self._stream[_KEY], events)), side="right")
+        rank = np.searchsorted(self._cumulative, unit(random_words(self._stream[_KEY], events)), side="right")
         key = self._key_of_rank[np.minimum(rank, len(self._key_of_rank) - 1)]
         fresh = key[new]
         slots = events % len(self._seq)
@@ -267,8 +240,8 @@ class _Events:
 
     def _ids(self, events: Integers) -> Column:
         raw = np.empty((len(events), 2), np.uint64)
-        raw[:, 0] = _random(self._stream[_ID_HIGH], events)
-        raw[:, 1] = _random(self._stream[_ID_LOW], events)
+        raw[:, 0] = random_words(self._stream[_ID_HIGH], events)
+        raw[:, 1] = random_words(self._stream[_ID_LOW], events)
         octets = raw.astype("<u8", copy=False).view(np.uint8).reshape(-1, 16)
         # A random UUID (version 4, variant 1), so that both forms name the same id.
         octets[:, 6] = octets[:, 6] & 0x0F | 0x40
@@ -284,22 +257,22 @@ class _Events:
         return pa.Array.from_buffers(pa.utf8(), len(events), [None, _buffer(ends), _buffer(text)])
 
     def _times(self, events: Integers) -> Column:
-        arrival = (events + _unit(_random(self._stream[_TIME], events))) * self._gap_us
+        arrival = (events + unit(random_words(self._stream[_TIME], events))) * self._gap_us
         if self._lateness_us:
             # The cube keeps most rows nearly on time and makes a few as late as is allowed.
-            arrival -= _unit(_random(self._stream[_LATENESS], events)) ** 3 * self._lateness_us
+            arrival -= unit(random_words(self._stream[_LATENESS], events)) ** 3 * self._lateness_us
         times = FIRST_TIME_US + np.floor(arrival).astype(np.int64)
         return pa.array(times).cast(pa.timestamp("us"))
 
     def _amounts(self, events: Integers) -> Column:
         # The sum of two exponentials is a gamma distribution with shape 2; it comes from two halves of one number.
-        words = _random(self._stream[_AMOUNT], events)
+        words = random_words(self._stream[_AMOUNT], events)
         one = ((words >> np.uint64(32)).astype(np.float64) + 0.5) * 2.0**-32
         two = ((words & np.uint64(0xFFFFFFFF)).astype(np.float64) + 0.5) * 2.0**-32
         return pa.array(np.round(-30.0 * np.log(one * two), 2))
 
     def _payloads(self, events: Integers) -> Column:
-        words = _random(self._stream[_PAYLOAD], events)
+        words = random_words(self._stream[_PAYLOAD], events)
         sizes = (words % np.uint64(PAYLOAD_MAX_BYTES + 1 - PAYLOAD_MIN_BYTES)).astype(np.int32) + PAYLOAD_MIN_BYTES
         quads = self._text.view(np.int32)
         starts = (words >> np.uint64(32)).astype(np.int64) % (len(quads) - PAYLOAD_MAX_BYTES)

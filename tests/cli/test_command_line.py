@@ -83,7 +83,7 @@ def test_version_does_not_load_the_command_line(tmp_path):
 def test_help_names_every_command(engine):
     code, stdout, _ = engine("--help")
     assert code == 0
-    for command in ("run", "demo", "validate", "explain", "bench"):
+    for command in ("run", "demo", "validate", "explain", "checkpoint", "bench"):
         assert command in stdout
 
 

@@ -8,8 +8,9 @@ import pytest
 from source_tree import ROOT, engine_modules, shown
 
 PUBLIC = [
-    *("engine", "engine.errors", "engine.sources", "engine.sinks", "engine.testing.workload"),
+    *("engine", "engine.errors", "engine.sources", "engine.sinks", "engine.testing", "engine.testing.workload"),
     *("engine.testing.storage", "engine.testing.storage_faults", "engine.testing.crash_states"),
+    "engine.testing.simulate",
 ]
 """The modules that users import; all others are the engine's own affair."""
 

@@ -21,6 +21,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("engine.checkpoint.manifest",),
     ("engine.checkpoint.protocol",),
     ("engine.checkpoint.store",),
+    ("engine.checkpoint.inspection",),
     ("engine._runtime",),
     ("engine.testing",),
     ("engine",),

@@ -1,0 +1,62 @@
+"""Interrupting a call within: at the n-th function that it calls, Python's or C's.
+
+Laws
+    - The interruption is raised in the caller's thread, before the n-th function begins; other threads go on.
+    - Destructors and the callbacks of weak references are left alone: what they raise is lost.
+    - It is no ``Exception``: code that retries on errors does not take it for one.
+"""
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+__all__ = ["Interrupted", "count_calls", "interrupt"]
+
+_LEFT_ALONE = {"weakref", "_weakrefset"}
+
+
+class Interrupted(BaseException):
+    """The process is gone, as far as the interrupted call can tell."""
+
+
+def count_calls(fn: Callable[[], object]) -> int:
+    """Call ``fn`` and count at how many places it could have been interrupted."""
+    return _profiled(fn, sys.maxsize)
+
+
+def interrupt(fn: Callable[[], object], at: int) -> bool:
+    """Call ``fn`` and interrupt it before the ``at``-th function that it calls, from 0 on; whether it came so far."""
+    try:
+        return _profiled(fn, at) > at
+    except Interrupted:
+        return True
+
+
+def _profiled(fn: Callable[[], object], at: int) -> int:
+    """How many calls there were; raises Interrupted at the ``at``-th."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, function: object) -> None:
+        nonlocal calls
+        if event not in ("call", "c_call") or frame is own or _in_destructor(frame):
+            return
+        calls += 1
+        if calls == at + 1:
+            raise Interrupted
+
+    own = sys._getframe()
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        fn()
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+def _in_destructor(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_globals.get("__name__") in _LEFT_ALONE:
+            return True
+        frame = frame.f_back
+    return False

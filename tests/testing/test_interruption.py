@@ -1,0 +1,88 @@
+"""Interrupting a call: at every place once, never in a destructor, and nothing of it stays behind."""
+
+import gc
+import sys
+import weakref
+
+from engine.testing.interruption import Interrupted, count_calls, interrupt
+
+
+class Steps:
+    """Writes down how far it came."""
+
+    def __init__(self):
+        self.done = []
+
+    def step(self, number):
+        self.done.append(number)
+
+    def all(self):
+        for number in range(5):
+            self.step(number)
+
+
+def test_every_place_is_reached_once():
+    calls = count_calls(Steps().all)
+    assert calls == 11  # all itself, and five times step and append
+    ends = []
+    for place in range(calls):
+        steps = Steps()
+        assert interrupt(steps.all, place)
+        ends.append(len(steps.done))
+    assert ends == [0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    steps = Steps()
+    assert not interrupt(steps.all, calls)
+    assert steps.done == [0, 1, 2, 3, 4]
+
+
+def test_what_catches_errors_does_not_catch_it():
+    caught = []
+
+    def attempt():
+        try:
+            len("")
+        except Exception as error:
+            caught.append(error)
+
+    assert interrupt(attempt, 1)
+    assert caught == []
+    assert not issubclass(Interrupted, Exception)
+
+
+def test_destructors_and_weak_references_come_to_their_end():
+    ended = []
+
+    class Thing:
+        def __del__(self):
+            ended.append(len("destroyed"))
+
+    def work():
+        things = weakref.WeakSet()
+        thing = Thing()
+        things.add(thing)
+        del thing
+        gc.collect()
+        len("behind")
+
+    calls = count_calls(work)
+    before = len(ended)
+    assert before == 1
+    for place in range(calls):
+        assert interrupt(work, place)
+        gc.collect()
+    assert len(ended) > before
+
+
+def test_the_profiler_before_is_back():
+    assert sys.getprofile() is None
+
+    def other(frame, event, argument):
+        return None
+
+    sys.setprofile(other)
+    try:
+        interrupt(Steps().all, 3)
+        found = sys.getprofile()
+    finally:
+        sys.setprofile(None)
+    assert found is other
