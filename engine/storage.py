@@ -1,4 +1,4 @@
-"""The only door to the filesystem, and to whatever else differs from run to run: clock and chance.
+"""The only door to the filesystem.
 
 Laws
     - Methods raise the operating system's own ``OSError``, with the path in it; callers say what it means.
@@ -24,15 +24,13 @@ import fcntl
 import glob
 import json
 import os
-import secrets
 import socket
 import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, cast
 from weakref import WeakSet
@@ -40,6 +38,7 @@ from weakref import WeakSet
 import pyarrow as pa
 
 from engine._core.pread import pread_many
+from engine.nature import wall_clock
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -49,15 +48,10 @@ __all__ = [
     "ForkedError",
     "Held",
     "Lock",
-    "Nature",
     "Storage",
     "file_size",
     "list_files",
-    "monotonic_s",
     "open_input",
-    "random_id",
-    "simulated",
-    "wall_clock",
 ]
 
 BUFFERS_PER_CALL = 1024
@@ -588,41 +582,3 @@ def _files_below(directory: str, visited: set[tuple[int, int]]) -> Iterator[str]
             yield from _files_below(entry.path, visited)
         else:
             yield entry.path
-
-
-@dataclass(frozen=True, slots=True)
-class Nature:
-    """Chance and clocks of the process."""
-
-    random_bytes: Callable[[int], bytes] = secrets.token_bytes
-    monotonic_s: Callable[[], float] = time.monotonic
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
-
-
-_nature = Nature()
-
-
-@contextmanager
-def simulated(nature: Nature) -> Iterator[None]:
-    """Let chance and clocks be those of ``nature`` inside of the block, for the whole process."""
-    global _nature
-    before, _nature = _nature, nature
-    try:
-        yield
-    finally:
-        _nature = before
-
-
-def random_id(bits: int = 128) -> str:
-    """An unguessable id of that many bits (a multiple of 8), in hexadecimal digits."""
-    return _nature.random_bytes(bits // 8).hex()
-
-
-def monotonic_s() -> float:
-    """Seconds since some moment; never goes back. The only clock that decides anything."""
-    return _nature.monotonic_s()
-
-
-def wall_clock() -> datetime:
-    """The time of day in UTC, for people to read; nothing is decided by it."""
-    return _nature.now()

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from engine import storage as module
-from engine.storage import File, ForkedError, Held, Storage, file_size, list_files, open_input, random_id
+from engine.nature import random_id
+from engine.storage import File, ForkedError, Held, Storage, file_size, list_files, open_input
 
 HOLD = """
 import sys

@@ -23,12 +23,12 @@ from engine.checkpoint.protocol import CommitProtocol, Event
 from engine.checkpoint.store import StateDirectory
 from engine.errors import SinkError
 from engine.instrument import Instrument
+from engine.nature import monotonic_s
 from engine.progress import Epoch, Offset
 from engine.report import Counts
 from engine.sink import Handle, Sink
 from engine.source import Source
 from engine.stage import StageState, Transform
-from engine.storage import monotonic_s
 
 __all__ = ["Cadence", "Coordinator", "Cut"]
 

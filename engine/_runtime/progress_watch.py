@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import trio
 
 from engine._runtime.scheduler import Scheduler
+from engine.nature import monotonic_s
 from engine.report import Statistics
-from engine.storage import monotonic_s
 
 __all__ = ["watch"]
 

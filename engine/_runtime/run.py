@@ -32,10 +32,11 @@ from engine.byte_size import ByteSize, format_bytes, parse_bytes
 from engine.checkpoint.store import StateDirectory
 from engine.errors import EngineError, PipelineError
 from engine.instrument import SILENT, Instrument
+from engine.nature import monotonic_s, random_id
 from engine.pipeline import Pipeline
 from engine.report import Counts, Report, Statistics
 from engine.sink import Holding, OutputFiles, Sink
-from engine.storage import Storage, monotonic_s, random_id
+from engine.storage import Storage
 
 __all__ = ["Options", "execute"]
 

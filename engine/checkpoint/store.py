@@ -37,8 +37,9 @@ from engine.checkpoint import manifest
 from engine.checkpoint.manifest import Commit, Damage, Decoded, Final, Header, Record, Term
 from engine.checkpoint.protocol import History, Recovery, compare
 from engine.errors import CorruptState, StateError
+from engine.nature import random_id, wall_clock
 from engine.progress import Epoch, Token
-from engine.storage import File, Held, Lock, Storage, random_id, wall_clock
+from engine.storage import File, Held, Lock, Storage
 
 __all__ = [
     "ROLL_AT_BYTES",

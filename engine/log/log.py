@@ -39,7 +39,8 @@ from engine.log.reader import PartitionReader, Rows
 from engine.log.recovery import Recovered, Torn, recover
 from engine.log.retention import Retention
 from engine.log.segment import segment_names
-from engine.storage import Held, Lock, Storage, random_id
+from engine.nature import random_id
+from engine.storage import Held, Lock, Storage
 
 __all__ = ["Log"]
 

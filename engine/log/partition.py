@@ -28,7 +28,8 @@ from engine.log.durable import DurableOffset, durable_identity
 from engine.log.format import Codec, FrameHeader, Kind, SegmentHeader, Tail
 from engine.log.recovery import Recovered
 from engine.log.segment import Segment, append_frame, create_segment, frames, mark, open_segment, segment_name
-from engine.storage import File, Storage, wall_clock
+from engine.nature import wall_clock
+from engine.storage import File, Storage
 
 __all__ = ["Partition"]
 

@@ -16,7 +16,8 @@ from engine.log.groups import Groups
 from engine.log.partition import Partition, microseconds
 from engine.log.reader import PartitionReader
 from engine.log.segment import Segment
-from engine.storage import Storage, wall_clock
+from engine.nature import wall_clock
+from engine.storage import Storage
 
 __all__ = ["Retention"]
 

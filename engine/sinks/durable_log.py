@@ -26,10 +26,11 @@ from engine.log.format import SegmentHeader
 from engine.log.log import Log
 from engine.log.partition import microseconds
 from engine.log.staging import StagedSegment, rebase
+from engine.nature import wall_clock
 from engine.progress import Token
 from engine.sink import Guarantee
 from engine.sinks.failure import sink_failure
-from engine.storage import Storage, wall_clock
+from engine.storage import Storage
 
 __all__ = ["LogSink", "log"]
 

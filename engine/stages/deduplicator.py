@@ -32,6 +32,7 @@ from engine._core.crc32c import crc32c
 from engine.background import BackgroundThread
 from engine.byte_size import ByteSize, parse_bytes
 from engine.errors import CorruptState, InputError, PipelineError, StateError, missing_column
+from engine.nature import random_id
 from engine.stages.hash_partitioner import Keys, key_names
 from engine.stages.key_window import (
     Exactness,
@@ -41,7 +42,7 @@ from engine.stages.key_window import (
     chunk_ids_of,
     exactness_faults,
 )
-from engine.storage import Storage, random_id
+from engine.storage import Storage
 
 __all__ = ["Deduplicated", "Deduplicator"]
 

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from trio._core import _run as trio_run
 
-from engine.storage import Nature, simulated
+from engine.nature import Nature, simulated
 
 __all__ = ["run_deterministically"]
 

@@ -17,8 +17,9 @@ from engine.checkpoint.manifest import Commit
 from engine.checkpoint.protocol import CommitProtocol, Step
 from engine.checkpoint.store import StateDirectory
 from engine.errors import CorruptState, StateError
+from engine.nature import wall_clock
 from engine.progress import Token
-from engine.storage import File, Held, Storage, wall_clock
+from engine.storage import File, Held, Storage
 
 FINGERPRINT = {"sources": ["parquet(events/)"], "dedup": {"keys": ["id"], "within": 5}, "partitions": 8, "sink": "out"}
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,6 +9,7 @@ from source_tree import ROOT, engine_modules, files, imports, kernels, shown, te
 LAYERS: list[tuple[str, ...]] = [
     ("engine.errors",),
     ("engine._core",),
+    ("engine.nature",),
     ("engine.byte_size", "engine.retry", "engine.progress", "engine.batch", "engine.background"),
     ("engine.instrument", "engine.report"),
     ("engine.storage",),

@@ -5,7 +5,7 @@ import re
 
 from source_tree import engine_modules, shown, tree_of
 
-SEAM = "engine.storage"
+SEAM = "engine.nature"
 
 CALLS = re.compile(
     r"time\.(time|time_ns|monotonic|monotonic_ns|sleep)|datetime\.(now|utcnow|today)|date\.today|os\.(urandom|getrandom)"
@@ -19,9 +19,10 @@ EXCEPTIONS = {
     ("engine.stages.map", "ThreadPoolExecutor"): "learns the schema of an async function, before a run",
     ("engine.stages.map", "trio.to_thread.run_sync"): "a function with timeout_s= is left behind with its thread",
     ("engine.log.log", "trio.to_thread.run_sync"): "the async calls of a log beside a pipeline",
+    ("engine.storage", "time.sleep"): "waits for another process; a simulated storage does not",
     ("engine.retry", "random.uniform"): "a generator that its caller seeded",
     ("engine.testing.workload", "np.random.PCG64"): "seeded by its caller",
-    ("engine.testing.workload", "np.random.SeedSequence"): "seeded by its caller",
+    ("engine.testing.split_mix", "np.random.SeedSequence"): "seeded by its caller",
     ("engine.testing.workload", "np.random.Generator"): "seeded by its caller",
 }
 """What else there is, and why it decides nothing in a run. An entry that is not needed any more has to go."""
