@@ -2,10 +2,12 @@
 
 Laws
     - The interruption is raised in the caller's thread, before the n-th function begins; other threads go on.
-    - Destructors and the callbacks of weak references are left alone: what they raise is lost.
+    - Destructors and the callbacks of weak references are left alone, and no garbage is collected meanwhile: what they
+      raise is lost.
     - It is no ``Exception``: code that retries on errors does not take it for one.
 """
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -45,12 +47,15 @@ def _profiled(fn: Callable[[], object], at: int) -> int:
             raise Interrupted
 
     own = sys._getframe()
-    before = sys.getprofile()
+    before, collects = sys.getprofile(), gc.isenabled()
+    gc.disable()
     sys.setprofile(count)
     try:
         fn()
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()
     return calls
 
 

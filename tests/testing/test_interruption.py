@@ -61,7 +61,6 @@ def test_destructors_and_weak_references_come_to_their_end():
         thing = Thing()
         things.add(thing)
         del thing
-        gc.collect()
         len("behind")
 
     calls = count_calls(work)
@@ -69,8 +68,16 @@ def test_destructors_and_weak_references_come_to_their_end():
     assert before == 1
     for place in range(calls):
         assert interrupt(work, place)
-        gc.collect()
     assert len(ended) > before
+
+
+def test_no_garbage_is_collected_meanwhile():
+    during = []
+    count_calls(lambda: during.append(gc.isenabled()))
+    assert during == [False]
+    assert gc.isenabled()
+    assert interrupt(Steps().all, 3)
+    assert gc.isenabled()
 
 
 def test_the_profiler_before_is_back():
