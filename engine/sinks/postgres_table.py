@@ -39,6 +39,9 @@ FIRST_DAY = -2_440_588
 LAST_DAY = 2_145_042_905
 FIRST_MICROSECOND = -210_866_803_200_000_000
 
+QUOTED_OR_MARK = r'"(?:[^"]|"")*"|\?'
+"""A quoted name, in which a question mark is itself, or the place of a parameter."""
+
 PASSING = ("08", "40", "53", "55P03", "57")
 """Beginnings of SQLSTATE: connection, serialization, resources, locks, the operator's intervention."""
 
@@ -179,8 +182,9 @@ class _PostgresSession:
 
     def execute(self, sql: str, *parameters: str | int) -> list[tuple[Any, ...]]:
         numbers = count(1)
+        numbered = sub(QUOTED_OR_MARK, lambda found: f"${next(numbers)}" if found[0] == "?" else found[0], sql)
         with self._connection.cursor() as cursor:
-            cursor.execute(sub(r"\?", lambda _: f"${next(numbers)}", sql), parameters or None)
+            cursor.execute(numbered, parameters or None)
             rows: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
             return rows
 
