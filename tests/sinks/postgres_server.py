@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: on a free port of the loopback, synced to the disk, and killed without mercy."""
+"""A PostgreSQL server of the tests' own: on a free port of the loopback, with syncs as they come, killed at will."""
 
 import os
 import pwd
@@ -38,8 +38,9 @@ class PostgresServer:
     def _data(self):
         return str(self.directory / "data")
 
-    def uri(self, database="postgres"):
-        return f"postgresql://engine:secret@127.0.0.1:{self._port}/{database}"
+    def uri(self, schema=None):
+        options = f"?options=-csearch_path%3D{schema}" if schema else ""
+        return f"postgresql://engine:secret@127.0.0.1:{self._port}/postgres{options}"
 
     def start(self):
         """Start it and wait until it has recovered and takes connections."""
