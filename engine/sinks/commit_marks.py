@@ -149,8 +149,8 @@ class CommitMarks:
     def advance(self, session: Session, token: Token, after: Epoch) -> bool:
         """Move the mark from ``after`` to ``token``; False where it is there. SinkError where it is elsewhere."""
         marks = session.qualified(MARKS)
-        moved = session.execute(
-            f"UPDATE {marks} SET epoch = ?, term = ? WHERE incarnation = ? AND sink = ? AND epoch = ? RETURNING epoch",
+        moved = session.update(
+            f"UPDATE {marks} SET epoch = ?, term = ? WHERE incarnation = ? AND sink = ? AND epoch = ?",
             *(token.epoch, token.term, token.incarnation, self._key, after),
         )
         if moved:

@@ -70,8 +70,9 @@ def duckdb(database: str | os.PathLike[str], *, table: str, mode: str = "error")
     The rows of one epoch become visible in one transaction, partition after partition. The table is made from the
     schema; one that is there must be of this pipeline, unless ``mode="append"``, which takes any whose columns fit and
     leaves the rows of others alone. Beside it a table ``engine_commits`` says what is committed. The file is closed
-    between commits; a process that keeps it open makes them wait. Raises PipelineError, also for databases in memory
-    and where the extra ``duckdb`` is not installed.
+    between commits; a process that keeps it open makes them wait. What DuckDB itself takes during a commit is outside
+    the ``memory`` budget. Raises PipelineError, also for databases in memory and where the extra ``duckdb`` is not
+    installed.
     """
     return TransactionalSink(DuckdbDatabase(database), table=table, mode=mode)
 
@@ -173,6 +174,9 @@ class _DuckdbSession:
     def execute(self, sql: str, *parameters: str | int) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = self._connection.execute(sql, parameters).fetchall()
         return rows
+
+    def update(self, sql: str, *parameters: str | int) -> int:
+        return len(self.execute(f"{sql} RETURNING 1", *parameters))
 
     def insert(self, table: str, rows: pa.RecordBatchReader) -> None:
         names = ", ".join(quoted(name) for name in rows.schema.names)

@@ -42,8 +42,8 @@ FIRST_MICROSECOND = -210_866_803_200_000_000
 QUOTED_OR_MARK = r'"(?:[^"]|"")*"|\?'
 """A quoted name, in which a question mark is itself, or the place of a parameter."""
 
-PASSING = ("08", "40", "53", "55P03", "57")
-"""Beginnings of SQLSTATE: connection, serialization, resources, locks, the operator's intervention."""
+PASSING = ("08", "25006", "40", "53", "55P03", "57")
+"""Beginnings of SQLSTATE: connection, a standby, serialization, resources, locks, the operator's intervention."""
 
 T = TypeVar("T")
 
@@ -187,6 +187,9 @@ class _PostgresSession:
             cursor.execute(numbered, parameters or None)
             rows: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
             return rows
+
+    def update(self, sql: str, *parameters: str | int) -> int:
+        return len(self.execute(f"{sql} RETURNING 1", *parameters))
 
     def insert(self, table: str, rows: pa.RecordBatchReader) -> None:
         with self._connection.cursor() as cursor:

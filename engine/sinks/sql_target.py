@@ -82,6 +82,9 @@ class Session(Protocol):
     def execute(self, sql: str, *parameters: str | int) -> list[tuple[Any, ...]]:
         """Run a statement with ``?`` for parameters; its rows."""
 
+    def update(self, sql: str, *parameters: str | int) -> int:
+        """Run an UPDATE; how many rows it changed."""
+
     def insert(self, table: str, rows: pa.RecordBatchReader) -> None:
         """Insert rows, in order, by the names of their columns."""
 

@@ -153,6 +153,9 @@ class _SqliteSession:
     def execute(self, sql: str, *parameters: str | int) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql, parameters).fetchall()
 
+    def update(self, sql: str, *parameters: str | int) -> int:
+        return self._connection.execute(sql, parameters).rowcount  # RETURNING is younger than some SQLites in use
+
     def insert(self, table: str, rows: pa.RecordBatchReader) -> None:
         names = ", ".join(quoted(name) for name in rows.schema.names)
         values = ", ".join("?" * len(rows.schema.names))

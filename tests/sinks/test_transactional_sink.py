@@ -247,6 +247,14 @@ def test_a_view_is_refused(make, database):
         make(mode="append")
 
 
+def test_a_column_that_nobody_can_insert_into_is_refused(make, database):
+    stored = "" if database.kind == "duckdb" else "STORED"
+    database.execute(f"CREATE TABLE events (id BIGINT, name {database.text} GENERATED ALWAYS AS ('x') {stored})")
+    with pytest.raises(SinkError, match=r'no column "name"|generated column'):
+        make(mode="append")
+    assert ids(database) == []
+
+
 def test_a_table_of_marks_that_is_not_ours_is_refused(make, database):
     database.execute("CREATE TABLE engine_commits (id BIGINT)")
     with pytest.raises(SinkError, match="has other columns than incarnation"):
