@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine.errors import EngineError, PipelineError
-from engine.sink import Guarantee, OutputFiles, Sink
+from engine.sink import ChecksSchema, Guarantee, OutputFiles, Sink
 from engine.source import Source
 from engine.stage import Stage
 from engine.stages.dedup import Dedup
@@ -50,7 +50,7 @@ class Graph:
         faults += [f"read: two sources are both {name}; give each its own" for name in _repeated(names)]
         faults += [f"{name}: stands twice in the pipeline" for name in _repeated([s.name for s in self._stateful()])]
         faults += self._dedup_behind_key_by()
-        faults += self._output_files(schemas[-1] if len(schemas) > len(self.stages) else None)
+        faults += self._output(schemas[-1] if len(schemas) > len(self.stages) else None)
         faults += self._durability(durable)
         return faults
 
@@ -111,16 +111,16 @@ class Graph:
                 )
         return faults
 
-    def _output_files(self, schema: pa.Schema | None) -> list[str]:
-        if not isinstance(self.sink, OutputFiles):
-            return []
-        location = self.sink.location
-        faults = [
-            f"write: {source.name} would read the output {location} again; write outside of what is read"
-            for source in self.sources
-            if location and source.covers(location)
-        ]
-        if schema is not None:
+    def _output(self, schema: pa.Schema | None) -> list[str]:
+        faults: list[str] = []
+        if isinstance(self.sink, OutputFiles):
+            location = self.sink.location
+            faults += [
+                f"write: {source.name} would read the output {location} again; write outside of what is read"
+                for source in self.sources
+                if location and source.covers(location)
+            ]
+        if isinstance(self.sink, ChecksSchema) and schema is not None:
             faults += [f"write: {fault}" for fault in self.sink.faults(schema)]
         return faults
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from engine.batch import Origin
 from engine.progress import Token
 
-__all__ = ["Guarantee", "Handle", "Holding", "OutputFiles", "Sink", "Writer"]
+__all__ = ["ChecksSchema", "Guarantee", "Handle", "Holding", "OutputFiles", "Sink", "StagesInState", "Writer"]
 
 Handle: TypeAlias = Any
 """What a writer prepared: a value that JSON can hold."""
@@ -84,7 +84,26 @@ class Holding(Protocol):
 
 
 @runtime_checkable
-class OutputFiles(Protocol):
+class ChecksSchema(Protocol):
+    """A sink that can tell before a run whether it takes the rows."""
+
+    def faults(self, schema: pa.Schema) -> list[str]:
+        """Why rows of ``schema`` cannot be written; empty where they can. Touches nothing."""
+
+
+@runtime_checkable
+class StagesInState(Protocol):
+    """A sink that keeps prepared rows in the state directory until their commit."""
+
+    pipeline: str | None
+    """The name of the pipeline that runs, for messages; the run sets it."""
+
+    directory: str | None
+    """A directory of its own below the state directory; the run sets it before ``open``. It may not exist yet."""
+
+
+@runtime_checkable
+class OutputFiles(ChecksSchema, Protocol):
     """What a sink that writes files tells besides: for checks before a run, and for its report."""
 
     pipeline: str | None
@@ -97,6 +116,3 @@ class OutputFiles(Protocol):
     @property
     def published_files(self) -> int:
         """Files that this run published."""
-
-    def faults(self, schema: pa.Schema) -> list[str]:
-        """Why rows of ``schema`` cannot be written; empty where they can. Touches nothing."""

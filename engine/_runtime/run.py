@@ -35,7 +35,7 @@ from engine.instrument import SILENT, Instrument
 from engine.nature import monotonic_s, random_id
 from engine.pipeline import Pipeline
 from engine.report import Counts, Report, Statistics
-from engine.sink import Holding, OutputFiles, Sink
+from engine.sink import Holding, OutputFiles, Sink, StagesInState
 from engine.storage import Storage
 
 __all__ = ["Options", "execute"]
@@ -94,7 +94,7 @@ async def _execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
     memory_bytes = options.memory_bytes()
     if faults := pipeline.graph.faults(durable=durable):
         raise PipelineError(faults, pipeline=pipeline.name)
-    if isinstance(sink, OutputFiles):
+    if isinstance(sink, OutputFiles | StagesInState):
         sink.pipeline = pipeline.name
     with contextlib.ExitStack() as stack:
         stack.enter_context(arrow_memory())

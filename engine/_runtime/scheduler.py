@@ -34,7 +34,7 @@ from engine.checkpoint.store import StateDirectory
 from engine.graph import Graph
 from engine.instrument import Instrument
 from engine.progress import Barrier, Epoch, Token
-from engine.sink import Sink
+from engine.sink import Sink, StagesInState
 from engine.source import Reader
 from engine.stage import Offload, Stage, Surroundings, Transform
 from engine.stages.hash_partitioner import KeyBy, column_indices
@@ -236,6 +236,9 @@ class Scheduler:
         )
 
     def _open_sink(self, epoch: Epoch) -> None:
+        if isinstance(self._sink, StagesInState):
+            name = self._sink.name
+            self._sink.directory = self._state.sink_directory(name) if self._state is not None else None
         self._sink.open(
             self._schemas[-1],
             token=self._token(epoch),

@@ -5,6 +5,7 @@
     <path>/manifest-<number>.tmp           a manifest that never got its name; deleted
     <path>/manifest-<number>.torn-<term>   what stood behind the last valid record at the start of that term; kept
     <path>/stages/<name>-<partition>/      the stages' own files; names are escaped, contents are the stages' affair
+    <path>/sinks/<name>/                   the same for rows that a sink keeps until their commit
 
 Laws
     - Opening reads, decides, and then writes one new manifest file (tmp, fsync, rename, fsync directory) that holds the
@@ -60,7 +61,7 @@ TERM_BITS = 64
 
 _MANIFEST = re.compile(r"manifest-(\d{8,})")
 _LEFTOVER = re.compile(r"manifest-\d{8,}\.tmp")
-_OURS = re.compile(r"manifest-\d{8,}\.torn-[0-9a-f]+|stages")
+_OURS = re.compile(r"manifest-\d{8,}\.torn-[0-9a-f]+|stages|sinks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,10 @@ class StateDirectory:
     def stage_directory(self, stage: str, partition: int) -> str:
         """The directory for a stage's own files in one partition. It may not exist yet; any name is safe."""
         return stage_directory(self.path, stage, partition)
+
+    def sink_directory(self, sink: str) -> str:
+        """The directory for the rows that a sink keeps until their commit. It may not exist yet; any name is safe."""
+        return os.path.join(self.path, "sinks", _escaped(sink))
 
     def append_commit(self, commit: Commit) -> None:
         """Make ``commit`` durable: the commit point. May block for the length of an fsync, or two.

@@ -19,6 +19,7 @@ EXCEPTIONS = {
     ("engine.stages.map", "ThreadPoolExecutor"): "learns the schema of an async function, before a run",
     ("engine.stages.map", "trio.to_thread.run_sync"): "a function with timeout_s= is left behind with its thread",
     ("engine.log.log", "trio.to_thread.run_sync"): "the async calls of a log beside a pipeline",
+    ("engine.sinks.duckdb_table", "time.sleep"): "waits for another process that has the database open",
     ("engine.storage", "time.sleep"): "waits for another process; a simulated storage does not",
     ("engine.retry", "random.uniform"): "a generator that its caller seeded",
     ("engine.testing.workload", "np.random.PCG64"): "seeded by its caller",

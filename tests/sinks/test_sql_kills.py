@@ -1,0 +1,167 @@
+"""SIGKILL at any moment: of the process that writes to SQLite, and of the PostgreSQL server that is written to."""
+
+import dataclasses
+import json
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sql_jobs
+from databases import Postgres, Sqlite
+from sql_jobs import Job
+
+from engine.errors import SinkError
+from engine.sinks.segments import Segments
+
+KILLS = 24
+SERVER_KILLS = 8
+
+
+def rows_in(database):
+    found = database.arrow("SELECT id, text FROM events ORDER BY id").to_pydict()
+    return list(zip(found["id"], found["text"], strict=True)) if found else []
+
+
+def rows_expected(job):
+    return list(enumerate(sql_jobs.rows_of(job).column("text").to_pylist()))
+
+
+def run_and_kill(job, after_s):
+    """Run the job in a process; kill it so long after it began, or never. Its exit status."""
+    command = [sys.executable, sql_jobs.__file__, json.dumps(dataclasses.asdict(job))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n", process.stderr.read()
+        ended, _, _ = select.select([process.stdout], [], [], after_s)
+        if not ended:
+            process.kill()
+        _, message = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), message.decode()
+    return process.returncode
+
+
+def test_a_process_that_writes_to_sqlite_is_killed_at_random_moments(tmp_path, generator):
+    kills, rounds, met = 0, 0, set()
+    while kills < KILLS:
+        rounds += 1
+        directory = tmp_path / str(rounds)
+        directory.mkdir()
+        database = Sqlite(directory)
+        job = Job("sqlite", database.database, str(directory / "state"), rows=40_000, commit_every_rows=1_000)
+        expected = rows_expected(job)
+        while run_and_kill(job, generator.uniform(0.02, 0.4) if kills < KILLS else None) != 0:
+            kills += 1
+            met |= check_cut_short(database, job, expected)
+        assert rows_in(database) == expected
+    print(f"{kills} kills in {rounds} rounds")
+    assert {"rows", "segments"} <= met
+
+
+def check_cut_short(database, job, expected):
+    """What is visible after a kill: whole rows of the input, none twice. Gives what was met."""
+    segments = [path for path in Path(job.state).rglob("*.arrow") if path.stat().st_size]
+    try:
+        found = rows_in(database)
+    except sqlite3.OperationalError:  # not even the table was made
+        return set()
+    ids = {number for number, _ in found}
+    assert len(ids) == len(found)
+    assert set(found) <= set(expected)
+    with closing(sqlite3.connect(database.database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    return {name for name, there in (("rows", found), ("segments", segments)) if there}
+
+
+@pytest.fixture
+def server(postgres_server, monkeypatch):
+    """A server that runs when the test begins and when it ends."""
+    monkeypatch.setattr("engine._runtime.coordinator._PUBLISH_WAIT_S", 0.01)
+    yield postgres_server
+    if not postgres_server.running:
+        postgres_server.start()
+
+
+def job_on(server, name, tmp_path, **options):
+    database = Postgres(server, name)
+    return database, Job("postgres", database.database, str(tmp_path / "state"), **options)
+
+
+def test_a_server_that_is_killed_in_the_middle_of_a_commit(server, tmp_path, monkeypatch):
+    database, job = job_on(server, "middle", tmp_path, rows=10_000)
+    reading, reads = Segments.reading, []
+
+    def killing(self, handle):
+        reads.append(handle)
+        if len(reads) == 5:  # of three partitions an epoch: one is in, the second is on its way
+            server.kill()
+        return reading(self, handle)
+
+    def instrument(event, /, **fields):
+        events.append(event)
+        if event == "commit.publish_failed" and not server.running:
+            server.start()
+
+    events, before = [], server.kills
+    monkeypatch.setattr(Segments, "reading", killing)
+    sql_jobs.run(job, instrument)
+    assert server.kills == before + 1
+    assert events.count("commit.publish_failed") >= 1
+    assert rows_in(database) == rows_expected(job)
+
+
+def test_a_server_that_is_killed_right_after_a_commit_has_kept_it(server, tmp_path):
+    database, job = job_on(server, "kept", tmp_path, rows=10_000)
+
+    def instrument(event, /, **fields):
+        if event == "commit.published" and fields["epoch"] in (1, 3):
+            server.kill()
+            server.start()
+
+    before = server.kills
+    sql_jobs.run(job, instrument)
+    assert server.kills == before + 2
+    assert rows_in(database) == rows_expected(job)
+
+
+def test_a_server_that_is_killed_at_random_moments(server, tmp_path, generator):
+    database, job = job_on(server, "random", tmp_path, rows=60_000, commit_every_rows=1_000)
+    before, failed = server.kills, 0
+    for _ in range(SERVER_KILLS):
+        killer = Killer(server, commits=generator.randint(1, 4), after_s=generator.uniform(0, 0.04))
+        try:
+            with pytest.raises(SinkError) as raised:
+                sql_jobs.run(job, killer)
+        finally:
+            killer.thread.join()
+            server.start()
+        assert isinstance(raised.value.__cause__, OSError)
+        failed += 1
+        found = rows_in(database)
+        assert len({number for number, _ in found}) == len(found)
+    sql_jobs.run(job)
+    assert server.kills - before == failed == SERVER_KILLS
+    assert rows_in(database) == rows_expected(job)
+
+
+class Killer:
+    """An instrument that has the server killed a moment after so many commits were written to the state directory."""
+
+    def __init__(self, server, *, commits, after_s):
+        self.thread = threading.Thread(target=self._kill, args=(server, after_s))
+        self._due = threading.Event()
+        self._commits = commits
+
+    def __call__(self, event, /, **fields):
+        if event == "commit.committed":
+            self._commits -= 1
+            if self._commits == 0:
+                self.thread.start()
+
+    def _kill(self, server, after_s):
+        self._due.wait(after_s)
+        server.kill()

@@ -1,0 +1,250 @@
+"""Which values come back from a database as they were, and which are refused by the name of their column."""
+
+import sys
+from datetime import date, datetime
+from decimal import Decimal
+
+import arrow_columns
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from databases import Postgres
+from sink_runs import opened, staged
+
+from engine import sinks
+from engine.errors import PipelineError, SinkError
+from engine.sinks.sql_target import RefusedError, decoded_type
+
+COLUMNS = {
+    **arrow_columns.SAME,
+    **{name: column for name, (column, _) in arrow_columns.CHANGED.items()},
+    **arrow_columns.NOT_IN_PARQUET,
+}
+
+EDGES = {
+    "int64": pa.array([-(2**63), 2**63 - 1, None]),
+    "uint64": pa.array([2**64 - 1, 0, None], pa.uint64()),
+    "uint32": pa.array([2**32 - 1, 0, None], pa.uint32()),
+    "double": pa.array([0.1, float("inf"), -float("inf"), 5e-324, 1.7976931348623157e308, None]),
+    "float": pa.array([0.1, 3.4e38, None], pa.float32()),
+    "decimal of 38 digits": pa.array([Decimal("9" * 38), Decimal("-" + "9" * 38), None], pa.decimal128(38, 0)),
+    "decimal of small parts": pa.array([Decimal("0.0000000001"), Decimal("-1E-10"), None], pa.decimal128(20, 10)),
+    "text": pa.array(["", "'", '"', "%s ? $1 \\N", "\t\n\r", "äöü", "🎉" * 100, "e\u0301", None]),
+    "binary": pa.array([b"", b"\0", bytes(range(256)), b"\\x00", None]),
+    "date": pa.array([date(1, 1, 1), date(1969, 12, 31), date(9999, 12, 31), None]),
+    "timestamp": pa.array([datetime(1, 1, 1), datetime(1969, 12, 31, 23, 59, 59, 999_999), None], pa.timestamp("us")),
+    "zoned": pa.array([datetime(1900, 1, 1), datetime(2024, 3, 31, 1, 30), None], pa.timestamp("us", "Europe/Berlin")),
+}
+
+REFUSED = {
+    "sqlite": {
+        *("uint64", "duration[s]", "null", "interval", "struct of nothing", "uuid", "json", "fixed list", "struct"),
+        *("map", "list of dictionaries", "list of structs", "sparse union", "dense union", "struct of views"),
+        *("views in a struct in a list", *arrow_columns.LISTS),
+    },
+    "duckdb": {
+        *("time64[ns]", "timestamp[ns, tz=Europe/Berlin]", "duration[s]", "decimal256(50, 2)", "null", "interval"),
+        *("struct of nothing", "sparse union", "dense union", "list of dictionaries", "uuid", "json", "map"),
+        *("list_view<item: int64>", "large_list_view<item: int64>"),
+    },
+    "postgres": {
+        *("time64[ns]", "timestamp[ns, tz=Europe/Berlin]", "duration[s]", "null", "interval", "uuid", "json", "map"),
+        *("struct of nothing", "fixed list", "struct", "list of dictionaries", "list of structs", "sparse union"),
+        *("dense union", "struct of views", "views in a struct in a list", *arrow_columns.LISTS),
+    },
+}
+
+
+def decoded(column):
+    while pa.types.is_dictionary(column.type) or pa.types.is_run_end_encoded(column.type):
+        dictionary = pa.types.is_dictionary(column.type)
+        column = column.dictionary_decode() if dictionary else pc.run_end_decode(column)
+    return column
+
+
+def through(database, tmp_path, rows):
+    sink = database.sink()
+    sink.directory = str(tmp_path / "segments")
+    opened(sink, rows.schema)
+    sink.commit([staged(sink, rows)])
+    return database.arrow("SELECT * FROM events")
+
+
+def count_of(time, unit):
+    """A time of day as text, in units since midnight: Arrow does not read those."""
+    hours, minutes, seconds = time.split(":")
+    digits = {"s": 0, "ms": 3, "us": 6, "ns": 9}[unit]
+    return int((Decimal(seconds) + 60 * int(minutes) + 3600 * int(hours)).scaleb(digits))
+
+
+def came_back(found, kind):
+    """A column as the database gave it, in the type that it had: a cast that loses nothing."""
+    column = found.combine_chunks()
+    if pa.types.is_decimal(kind):
+        return pa.array([None if value is None else Decimal(str(value)) for value in column.to_pylist()], kind)
+    if pa.types.is_timestamp(kind) and kind.tz is not None and pa.types.is_string(column.type):
+        return column.cast(pa.timestamp(kind.unit, "UTC")).cast(kind)
+    if kind == pa.uint64() and pa.types.is_string(column.type):
+        return pa.array([None if value is None else int(value) for value in column.to_pylist()], kind)
+    if pa.types.is_time(kind) and pa.types.is_string(column.type):
+        return pa.array([value if value is None else count_of(value, kind.unit) for value in column.to_pylist()], kind)
+    if pa.types.is_float16(kind):
+        return column.cast(pa.float32()).cast(kind)
+    return column.cast(kind)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_column_comes_back_or_is_refused_by_name(database, tmp_path, name):
+    column = COLUMNS[name]
+    rows = pa.RecordBatch.from_arrays([pa.array(range(len(column))), column], ["id", "it"])
+    faults = database.sink().faults(rows.schema)
+    if faults:
+        assert name in REFUSED[database.kind]
+        assert len(faults) == 1
+        assert faults[0].startswith(f'column "it" is {column.type}; ')
+        with pytest.raises(SinkError, match='column "it" is '):
+            through(database, tmp_path, rows)
+        return
+    assert name not in REFUSED[database.kind]
+    found = through(database, tmp_path, rows)
+    if pa.types.is_nested(decoded_type(column.type)):
+        assert found.column("it").to_pylist() == column.to_pylist()
+        return
+    expected = decoded(column)
+    assert came_back(found.column("it"), expected.type).equals(expected)
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_values_at_the_edge_come_back(database, tmp_path, name):
+    column = EDGES[name]
+    rows = pa.RecordBatch.from_arrays([column], ["it"])
+    if name == "uint64" and database.kind == "sqlite":
+        assert database.sink().faults(rows.schema)
+        return
+    assert came_back(through(database, tmp_path, rows).column("it"), column.type).equals(column)
+
+
+def test_slices_come_back(database, tmp_path):
+    rows = pa.record_batch(
+        {"id": pa.array(range(100)), "flag": [i % 3 == 0 for i in range(100)], "t": ["x", None] * 50}
+    )
+    found = through(database, tmp_path, rows.slice(13, 40))
+    assert found.column("id").to_pylist() == list(range(13, 53))
+    assert [bool(value) for value in found.column("flag").to_pylist()] == rows.slice(13, 40).column("flag").to_pylist()
+    assert found.column("t").to_pylist() == rows.slice(13, 40).column("t").to_pylist()
+
+
+@pytest.mark.parametrize("name", ['odd "name"', "select", "ä ö", "?", "$1", "a.b", "%s"])
+def test_names_are_names_whatever_is_in_them(database, tmp_path, name):
+    sink = database.sink(name)
+    sink.directory = str(tmp_path / "segments")
+    rows = pa.record_batch({name: [1, 2], "id": [3, 4]})
+    opened(sink, rows.schema)
+    sink.commit([staged(sink, rows)])
+    quoted = name.replace('"', '""')
+    assert database.execute(f'SELECT * FROM "{quoted}"') == [(1, 3), (2, 4)]
+    opened(sink, rows.schema, epoch=1)
+
+
+def test_what_a_database_cannot_hold_is_found_before_it_is_committed(database, tmp_path):
+    bad = {
+        "sqlite": (pa.array([1.0, float("nan")]), "holds NaN"),
+        "duckdb": (pa.array([2**62], pa.timestamp("s", "UTC")), "would result in out of bounds"),
+        "postgres": (pa.array(["a\0b"]), "a zero byte"),
+    }
+    column, message = bad[database.kind]
+    sink = database.sink()
+    sink.directory = str(tmp_path / "segments")
+    rows = pa.RecordBatch.from_arrays([column], ["it"])
+    opened(sink, rows.schema)
+    with pytest.raises(SinkError, match=message):
+        staged(sink, rows)
+    assert list((tmp_path / "segments").iterdir()) == []
+
+
+def test_text_that_is_none_is_found_before_it_is_committed(database, tmp_path):
+    sink = database.sink()
+    sink.directory = str(tmp_path / "segments")
+    column = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff"))
+    rows = pa.RecordBatch.from_arrays([column], ["it"])
+    opened(sink, rows.schema)
+    with pytest.raises(SinkError, match="UTF8"):
+        staged(sink, rows)
+
+
+@pytest.mark.parametrize("day", [-(2**31), -2_440_589, 2_145_042_906, 2**31 - 1])
+def test_postgres_has_less_time_than_arrow(day):
+    column = sinks.postgres("postgresql://h/d", table="t")._target.column("it", pa.date32())
+    with pytest.raises(RefusedError, match="beyond those of PostgreSQL"):
+        column.stored(pa.array([day, None], pa.int32()).cast(pa.date32()))
+
+
+def test_the_first_and_last_moments_of_postgres(postgres_server, tmp_path):
+    database = Postgres(postgres_server, "moments")
+    rows = pa.record_batch(
+        {
+            "day": pa.array([-2_440_588, 2_145_042_905], pa.int32()).cast(pa.date32()),
+            "at": pa.array([-210_866_803_200_000_000, 2**63 - 1], pa.timestamp("us")),
+        }
+    )
+    found = through(database, tmp_path, rows)
+    assert found.column("day").cast(pa.int32()).to_pylist() == [-2_440_588, 2_145_042_905]
+    assert found.column("at").cast(pa.int64()).to_pylist() == [-210_866_803_200_000_000, 2**63 - 1]
+
+
+# -- what cannot be written to at all --
+
+
+@pytest.mark.parametrize("path", ["", ":memory:", "file::memory:?cache=shared"])
+def test_sqlite_in_memory(path):
+    with pytest.raises(PipelineError, match="is no file"):
+        sinks.sqlite(path, table="t")
+
+
+@pytest.mark.parametrize("path", ["", ":memory:", ":memory:named", "md:cloud"])
+def test_duckdb_in_memory(path):
+    with pytest.raises(PipelineError, match="is no file"):
+        sinks.duckdb(path, table="t")
+
+
+@pytest.mark.parametrize("uri", ["", "host=h dbname=d", "mysql://h/d", 3])
+def test_a_uri_of_postgres(uri):
+    with pytest.raises(PipelineError, match=r"expected a URI such as postgresql://"):
+        sinks.postgres(uri, table="t")
+
+
+def test_no_secret_is_in_the_name():
+    for uri in (
+        "postgresql://me:secret@h:1/d?sslmode=require&password=secret",
+        "postgres:///d?host=h:1&password=secret",
+    ):
+        assert sinks.postgres(uri, table="t").name == "postgres(h:1/d, table=t)"
+
+
+@pytest.mark.parametrize(("function", "module"), [("duckdb", "duckdb"), ("postgres", "adbc_driver_postgresql")])
+def test_a_driver_that_is_not_installed(monkeypatch, function, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(PipelineError, match=rf"pip install 'ingest-engine\[{function}\]'"):
+        getattr(sinks, function)("x", table="t")
+
+
+def test_options_that_make_no_sense(database):
+    for options, message in [
+        ({"mode": "replace"}, "mode is 'replace'"),
+        ({"table": ""}, "needs a name"),
+        ({"table": "a\0b"}, "zero byte"),
+        ({"table": "engine_commits"}, "holds the marks"),
+        ({"table": None}, "must be a name"),
+    ]:
+        with pytest.raises(PipelineError, match=message):
+            database.sink(**options)
+
+
+def test_columns_that_make_no_sense(database):
+    sink = database.sink()
+    twins = pa.schema([("a", pa.int64()), ("A", pa.int64())])
+    assert bool(sink.faults(twins)) is (database.kind != "postgres")
+    assert "have the same name" in sink.faults(pa.schema([("a", pa.int64())] * 2))[0]
+    assert "without columns" in sink.faults(pa.schema([]))[0]
+    assert "needs a name" in sink.faults(pa.schema([("", pa.int64())]))[0]
+    assert bool(sink.faults(pa.schema([("a" * 64, pa.int64())]))) is (database.kind == "postgres")
