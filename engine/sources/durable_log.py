@@ -4,7 +4,8 @@ The offset is ``{"offsets": [partition 0, partition 1, …]}``: of the next row 
 
 Laws
     - What is read is what was durable when the source was opened; rows that come later are for the next run.
-    - Rows of one partition keep their order; partitions take turns, a batch each.
+    - Rows of one partition keep their order. The partition that was read least far goes next: so the order of all rows
+      follows from the offset.
     - With ``group`` the log is told what was committed, after the commit: retention keeps the rest.
 """
 
@@ -121,7 +122,7 @@ class LogReader:
         self._source = source
         self._log = opened
         self._offsets = starts
-        self._batches: list[tuple[int, Iterator[Rows]]] = []
+        self._batches: dict[int, Iterator[Rows]] = {}  # of partitions that are not read to their end
         for partition, start in enumerate(starts):
             end = opened.end(partition=partition)
             stop = end if source.stop is None else min(end, source.stop)
@@ -130,20 +131,19 @@ class LogReader:
                     f"{source.name}: row {start:,} of partition {partition} is committed; the log ends at {end:,}.\n"
                     "  It is another log, or an older copy; bring back the one of before."
                 )
-            batches = _sliced(opened.read_with_offsets(start, max(start, stop), partition=partition))
-            self._batches.append((partition, batches))
+            self._batches[partition] = _sliced(opened.read_with_offsets(start, max(start, stop), partition=partition))
 
     def read(self) -> Read | None:
         """Give rows of the partition whose turn it is, or None behind the last. Raises SourceError."""
         while self._batches:
-            partition, batches = self._batches.pop(0)
+            partition = min(self._batches, key=lambda number: (self._offsets[number], number))
             try:
-                found = next(batches, None)
+                found = next(self._batches[partition], None)
             except LogError as error:
                 raise SourceError(f"{self._source.name}: {error}", source=self._source.name) from error
             if found is None:
+                del self._batches[partition]
                 continue
-            self._batches.append((partition, batches))
             self._offsets[partition] = found.stop
             location = f"{self._source.path} partition {partition}"
             origin = Origin(self._source.name, location, found.offset, found.stop)
@@ -152,7 +152,7 @@ class LogReader:
 
     def close(self) -> None:
         """Close the log."""
-        self._batches = []
+        self._batches = {}
         self._log.close()
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 from engine.batch import Origin, zero_rows
 from engine.errors import SinkError
 from engine.progress import Token
-from engine.sink import Guarantee, Handle, Sink, Writer
+from engine.sink import Guarantee, Handle, Holding, Sink, Writer
 from engine.testing.interruption import count_calls, interrupt
 
 __all__ = ["check_sink"]
@@ -100,12 +100,13 @@ class _Trial:
         staged: Callable[[], Sized] | None,
         ordered: bool,
     ) -> None:
-        self.make_sink = make_sink
+        self._make_sink = make_sink
+        self._holding: Holding | None = None
         self.staged = staged
         self._read_rows = read_rows
         self._make_rows = make_rows
         self._ordered = ordered
-        sink = make_sink()
+        sink = self.make_sink()
         self.name = sink.name
         self.guarantee = sink.guarantee
         self.schema = make_rows(range(1)).schema
@@ -118,6 +119,14 @@ class _Trial:
         self._written: set[str] = set()
 
     # Attempts.
+
+    def make_sink(self) -> Sink:
+        """A new instance; the one before lets go of what it holds, as it does when its process ends."""
+        if self._holding is not None:
+            self._holding.close()
+        sink = self._make_sink()
+        self._holding = sink if isinstance(sink, Holding) else None
+        return sink
 
     def begin(self) -> None:
         """See that the target is empty and stays so while a sink is made and opened."""

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
+from engine import Log
 from engine.errors import SinkError
 from engine.sink import Guarantee
-from engine.sinks import arrow_ipc, call, parquet
+from engine.sinks import arrow_ipc, call, log, parquet
 from engine.testing import check_sink
 
 NOTHING = pa.table({"number": pa.array([], pa.int64()), "text": pa.array([], pa.utf8())})
@@ -60,6 +61,26 @@ def test_our_sink_of_files_with_directories_by_a_column(tmp_path):
     # A reader finds the rows of one directory behind each other, not those of one partition.
     check_sink(
         lambda: parquet(target, partition_by="odd"), read_rows=read, make_rows=rows, ordered=False, interruptions=25
+    )
+
+
+def test_our_sink_of_a_log(tmp_path):
+    target = tmp_path / "log"
+
+    def read():
+        if not (target / "LOG").exists():
+            return NOTHING
+        with Log(target, write=False) as log:
+            return pa.Table.from_batches(
+                [rows for part in range(3) for rows in log.read(partition=part)], NOTHING.schema
+            )
+
+    check_sink(
+        lambda: log(target),
+        read_rows=read,
+        staged=lambda: os.listdir(target / "staging") if (target / "staging").exists() else [],
+        shared=True,
+        interruptions=25,
     )
 
 

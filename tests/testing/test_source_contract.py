@@ -10,6 +10,7 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 import pytest
 
+from engine import Log, sources
 from engine.batch import Origin
 from engine.source import Read, Replay
 from engine.sources import arrow_ipc, csv, memory, ndjson, parquet
@@ -59,6 +60,14 @@ def test_our_sources_of_files(tmp_path, make, put, extension):
         put(events(number * 100, number * 100 + 90), tmp_path / f"{number}.{extension}")
     path = str(tmp_path)
     check_source(make(path), make_again=lambda: make(path))
+
+
+def test_our_source_of_a_log(tmp_path):
+    with Log(tmp_path / "log", partitions=3, segment_bytes=2_000) as log:
+        for number in range(40):
+            log.append(pa.table({"n": [3 * number, 3 * number + 1, 3 * number + 2]}), partition=number % 3)
+    check_source(sources.log(tmp_path / "log"), make_again=lambda: sources.log(tmp_path / "log"))
+    check_source(sources.log(tmp_path / "log", start=5, stop=31, group="checked"))
 
 
 @pytest.mark.parametrize(
