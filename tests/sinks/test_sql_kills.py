@@ -19,8 +19,8 @@ from sql_jobs import Job
 from engine.errors import SinkError
 from engine.sinks.segments import Segments
 
-KILLS = 24
-SERVER_KILLS = 8
+KILLS = 12
+SERVER_KILLS = 4
 
 
 def rows_in(database):
