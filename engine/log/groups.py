@@ -9,18 +9,30 @@ Laws
     - A group may be used by any process, without the log's lock; one consumer at a time.
 """
 
+import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from engine.errors import CorruptLog, LogError
 from engine.log.document import read_document, write_document
 from engine.storage import Storage
 
-__all__ = ["Group", "Groups"]
+__all__ = ["Group", "Groups", "whole_number"]
 
 _NAME_LIMIT = 200
+
+
+def whole_number(value: Any, what: str) -> int:
+    """An offset or the number of a partition as an int, also one of NumPy's. Raises LogError for anything else."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise LogError(f"{what} must be a whole number, found {value!r}")
 
 
 class Group:
@@ -55,12 +67,12 @@ class Group:
         """Everything before ``offset`` was taken; durable when this returns, and ignored where it is below what was
         committed. Raises LogError.
         """
-        self._check(partition, offset)
+        partition, offset = self._checked(partition, offset)
         self._set(partition, max(offset, self.offsets()[partition]))
 
     def rewind(self, offset: int, *, partition: int = 0) -> None:
         """Take the rows from ``offset`` on again. Raises LogError."""
-        self._check(partition, offset)
+        partition, offset = self._checked(partition, offset)
         self._set(partition, offset)
 
     def delete(self) -> None:
@@ -70,12 +82,15 @@ class Group:
                 self._storage.unlink(self._path)
                 self._storage.sync_directory(self._directory)
 
-    def _check(self, partition: int, offset: int) -> None:
+    def _checked(self, partition: int, offset: int) -> tuple[int, int]:
+        partition = whole_number(partition, f"group {self.name!r}: the partition")
+        offset = whole_number(offset, f"group {self.name!r}: the offset")
         if not 0 <= partition < self._partitions:
             raise LogError(f"group {self.name!r}: there is no partition {partition}; the log has {self._partitions}")
         end = self._end(partition)
         if not 0 <= offset <= end:
             raise LogError(f"group {self.name!r}: offset {offset:,} of partition {partition} is not in 0 to {end:,}")
+        return partition, offset
 
     def _set(self, partition: int, offset: int) -> None:
         offsets = list(self.offsets())
