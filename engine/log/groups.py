@@ -6,12 +6,14 @@ Laws
     - A committed offset is durable when ``commit`` returns, and never goes back unless ``rewind`` is asked to.
     - Only rows that are durable can have been taken: a committed offset proves that they are.
     - Retention keeps every row that a group has not taken; a group that is not wanted any more is to be deleted.
-    - A group may be used by any process, without the log's lock; one consumer at a time.
+    - A group may be used by any process, without the log's lock; one consumer at a time. Threads that
+      use the same ``Log`` may commit side by side.
 """
 
 import operator
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -38,13 +40,22 @@ def whole_number(value: Any, what: str) -> int:
 class Group:
     """One consumer group."""
 
-    def __init__(self, storage: Storage, directory: str, name: str, partitions: int, end: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        directory: str,
+        name: str,
+        partitions: int,
+        end: Callable[[int], int],
+        committing: threading.Lock,
+    ) -> None:
         self.name = name
         self._end = end
         self._storage = storage
         self._directory = directory
         self._path = os.path.join(directory, _escaped(name))
         self._partitions = partitions
+        self._committing = committing
 
     def __repr__(self) -> str:
         return f"Group({self.name!r}, offsets={self.offsets()})"
@@ -68,16 +79,18 @@ class Group:
         committed. Raises LogError.
         """
         partition, offset = self._checked(partition, offset)
-        self._set(partition, max(offset, self.offsets()[partition]))
+        with self._committing:
+            self._set(partition, max(offset, self.offsets()[partition]))
 
     def rewind(self, offset: int, *, partition: int = 0) -> None:
         """Take the rows from ``offset`` on again. Raises LogError."""
         partition, offset = self._checked(partition, offset)
-        self._set(partition, offset)
+        with self._committing:
+            self._set(partition, offset)
 
     def delete(self) -> None:
         """Forget the group: retention no longer waits for it. Harmless when repeated. Raises LogError."""
-        with self._explained("cannot be removed"):
+        with self._committing, self._explained("cannot be removed"):
             if self._storage.exists(self._path):
                 self._storage.unlink(self._path)
                 self._storage.sync_directory(self._directory)
@@ -115,18 +128,19 @@ class Groups(Mapping[str, Group]):
         self._directory = directory
         self._partitions = partitions
         self._end = end
+        self._committing = threading.Lock()
 
     def __getitem__(self, name: str) -> Group:
         if not isinstance(name, str) or not name or len(_escaped(name)) > _NAME_LIMIT:
             raise LogError(f"{name!r} is no name of a group; a text of 1 to some 60 characters is needed")
-        return Group(self._storage, self._directory, name, self._partitions, self._end)
+        return Group(self._storage, self._directory, name, self._partitions, self._end, self._committing)
 
     def __iter__(self) -> Iterator[str]:
         if not self._storage.exists(self._directory):
             return
         for file in self._storage.list(self._directory):
-            if not file.endswith(".tmp"):
-                yield _unescaped(file)
+            if (name := _unescaped(file)) is not None:
+                yield name
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -148,6 +162,11 @@ def _escaped(name: str) -> str:
     return re.sub(rb"[^a-z0-9_]", lambda match: b"%%%02x" % match[0][0], name.encode("utf-8", "surrogatepass")).decode()
 
 
-def _unescaped(file: str) -> str:
-    data = re.sub(rb"%([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), file.encode("ascii"))
-    return data.decode("utf-8", "surrogatepass")
+def _unescaped(file: str) -> str | None:
+    """The name of the group in a file; None for a file of something else."""
+    try:
+        data = re.sub(rb"%([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), file.encode("ascii"))
+        name = data.decode("utf-8", "surrogatepass")
+    except UnicodeError:
+        return None
+    return name if _escaped(name) == file else None

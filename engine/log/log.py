@@ -170,6 +170,7 @@ class Log:
                 self._storage.unlink(os.path.join(directory, name))
         # A writer that was killed may have renamed a segment and not come to the sync: what is seen here must stay.
         self._storage.sync_directory(directory)
+        self._retention.finish(self._storage, directory)
         found = self._recover(number)
         if found.torn is not None:
             self.torn += (found.torn,)
@@ -297,6 +298,14 @@ class Log:
         self._check(partition)
         if not self._writers:
             raise LogError(f"{self.path} was opened with write=False: nothing can be appended")
+        assert self._lock is not None
+        try:
+            self._lock.check()
+        except OSError as error:
+            raise LogError(
+                f"{self.path}: the log may have another writer: {error}.\n"
+                "  Nothing was appended; what was acknowledged is safe. Open the log again."
+            ) from error
         return self._writers[partition]
 
     def roll(self) -> None:
@@ -309,6 +318,8 @@ class Log:
     def close(self) -> None:
         """Mark everything as durable and let others have the log. Harmless when repeated. Raises LogError."""
         self._closed = True
+        if self._lock is not None and self._lock.forked:
+            return  # the parent's log goes on, and its locks may be held here for ever
         try:
             for writer in self._writers:
                 writer.close()
@@ -333,6 +344,8 @@ class Log:
     def _check(self, partition: int) -> None:
         if self._closed:
             raise LogError(f"{self.path}: the log is closed")
+        if self._lock is not None and self._lock.forked:
+            raise LogError(f"{self.path} was opened by the parent of this process.\n  Open it again in this one.")
         if not 0 <= whole_number(partition, f"{self.path}: partition=") < self.partitions:
             raise LogError(f"{self.path} has no partition {partition}; it has {self.partitions}")
 

@@ -28,7 +28,7 @@ def test_a_dictionary_of_dictionaries_is_refused_because_arrow_cannot_read_it(tm
     for column in (nested, pa.StructArray.from_arrays([nested], ["f"])):
         table = pa.table({"c": column})
         with Log(tmp_path / "log") as log:
-            with pytest.raises(InputError, match='"c".*dictionary of dictionaries'):
+            with pytest.raises(InputError, match="dictionary of dictionaries"):
                 log.append(table)
             assert log.end() == 0
             assert log.schema is None  # a refused append decides nothing
