@@ -1,4 +1,4 @@
-"""Uses at the edge: forked children, a lock that was deleted, threads that commit, a kill in the middle of retention."""
+"""Uses at the edge: forked children, a lock that was deleted, threads that commit, a kill amid retention."""
 
 import os
 import signal
@@ -35,8 +35,7 @@ def test_segments_below_the_floor_go_before_they_make_a_gap(tmp_path, killed):
     limits = {"segment_bytes": 2_000, "retain_bytes": 8_000}
     log = Log(tmp_path / "log", storage=storage, **limits)
     with pytest.raises(LogError, match="could not be removed"):
-        for _ in range(40):
-            log.append(rows())
+        [log.append(rows()) for _ in range(40)]
     storage.refuses = False
     if killed:
         log.close()
@@ -114,3 +113,43 @@ def test_a_lock_that_was_deleted_ends_the_appends_of_its_writer(tmp_path):
         assert other.append(rows()) == 150
     with Log(tmp_path / "log", write=False) as beside:
         assert sum(batch.num_rows for batch in beside.read()) == 150
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ctrl_c_at_any_time_leaves_a_log_that_goes_on(tmp_path):
+    log = Log(tmp_path / "log", segment_bytes=3_000, sync=False)
+    done, acknowledged = threading.Event(), []
+
+    def interrupt() -> None:
+        while not done.wait(0.003):
+            signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    number = 0
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        interruptions = 0
+        while interruptions < 150:
+            try:
+                number += 1
+                acknowledged.append((number, log.append(pa.record_batch({"n": [number]}))))
+            except KeyboardInterrupt:
+                interruptions += 1
+    finally:
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+        done.set()
+        thread.join()
+        signal.signal(signal.SIGINT, before)
+    log.close()
+    with Log(tmp_path / "log", write=False) as beside:
+        found = [n for batch in beside.read() for n in batch.column("n").to_pylist()]
+    assert found == sorted(set(found))
+    assert all(found[end - 1] == number for number, end in acknowledged)
+
+
+def test_what_an_attempt_left_does_not_stop_the_next(tmp_path):
+    log = Log(tmp_path / "log")
+    (tmp_path / "log" / "partition-00000" / f"{0:020}-{0:010}.seg.tmp").touch()
+    assert log.append(rows()) == 50
+    log.close()
