@@ -1,4 +1,4 @@
-"""What users pass that makes no sense, or rarely is seen: it comes back as it was, or is refused by an error of engine."""
+"""Odd input: it comes back as it was, or an error of engine says why not."""
 
 import time
 from datetime import UTC, date, datetime
