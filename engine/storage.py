@@ -108,6 +108,11 @@ class _Descriptor:
         self._forked = False
         _descriptors.add(self)
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is the copy of a forked child, which owns nothing."""
+        return self._forked
+
     def close(self) -> None:
         """Close it. Harmless when repeated."""
         descriptor, self._descriptor = self._descriptor, -1

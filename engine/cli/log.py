@@ -110,13 +110,13 @@ def replay(
 
 
 def _place(text: str | None) -> int | datetime | None:
-    if text is None or text.isdigit():
+    if text is None or (text.isascii() and text.isdigit()):
         return None if text is None else int(text)
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        return moment if moment.tzinfo is not None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise LogError(f"{text!r} is no offset and no time; 12000 is one, and 2026-03-01T12:00") from error
-    return moment if moment.tzinfo is not None else moment.astimezone(UTC)
 
 
 def _print_rows(batches: Iterable[pa.RecordBatch]) -> None:
@@ -126,7 +126,18 @@ def _print_rows(batches: Iterable[pa.RecordBatch]) -> None:
 
 def _lines(batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
     for batch in batches:
-        for row in batch.to_pylist():
+        if len(set(batch.schema.names)) < batch.num_columns:
+            raise LogError(
+                "rows cannot be shown as JSON: two columns have one name.\n"
+                "  `engine log replay --format arrow` writes them as they are."
+            )
+        try:
+            found = batch.to_pylist()
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            raise LogError(
+                f"rows cannot be shown as JSON: {error}.\n  `engine log replay --format arrow` writes them as they are."
+            ) from error
+        for row in found:
             yield json.dumps(row, default=_plain, ensure_ascii=False)
 
 

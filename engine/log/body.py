@@ -6,7 +6,7 @@ Laws
     - Bytes that come back were verified by the frame's checksum before they are given to Arrow.
 """
 
-from functools import lru_cache
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from engine.log.format import BODY_LIMIT_BYTES, Codec
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Body", "decode_body", "encode_bodies"]
+__all__ = ["Body", "decode_body", "encode_bodies", "unreadable"]
 
 _OPTIONS = {
     Codec.NONE: ipc.IpcWriteOptions(),
@@ -52,8 +52,11 @@ class Body(NamedTuple):
 def encode_bodies(rows: pa.RecordBatch, codec: Codec, limit_bytes: int = BODY_LIMIT_BYTES) -> list[Body]:
     """The rows as one body, or as several where one would be longer than ``limit_bytes``.
 
-    Raises ValueError where a single row is longer, Arrow's errors for what IPC cannot hold.
+    Raises ValueError where a single row is longer, or for what would not come back; Arrow's errors for what IPC cannot
+    hold.
     """
+    if (reason := unreadable(rows.schema)) is not None:
+        raise ValueError(reason)
     if rows.num_rows > 1 and rows.nbytes > limit_bytes:
         return _encode_halves(rows, codec, limit_bytes)
     body = Body(rows.num_rows, _encode(_compact(rows), codec))
@@ -73,25 +76,37 @@ def _encode_halves(rows: pa.RecordBatch, codec: Codec, limit_bytes: int) -> list
 def _encode(rows: pa.RecordBatch, codec: Codec) -> "tuple[Buffer, ...]":
     if codec is Codec.NONE and not _has_dictionary(rows.schema):
         # The same bytes as below, with the rows copied once instead of into a stream that grows.
-        return _schema_message(rows.schema), rows.serialize(), _END_OF_STREAM
+        return rows.schema.serialize(), rows.serialize(), _END_OF_STREAM
     sink = pa.BufferOutputStream()
     with ipc.new_stream(sink, rows.schema, options=_OPTIONS[codec]) as writer:
         writer.write_batch(rows)
     return (sink.getvalue(),)
 
 
-@lru_cache(maxsize=64)
-def _schema_message(schema: pa.Schema) -> bytes:
-    return schema.serialize().to_pybytes()
+def unreadable(schema: pa.Schema) -> str | None:
+    """Why rows of this schema would not come back, though Arrow writes them; None where they do."""
+    for field in schema:
+        if any(pa.types.is_dictionary(kind) and pa.types.is_dictionary(kind.value_type) for kind in _kinds(field.type)):
+            return (
+                f'column "{field.name}" is {field.type}, and Arrow cannot read a dictionary of dictionaries; decode it'
+            )
+    return None
 
 
 def _has_dictionary(schema: pa.Schema) -> bool:
-    level = list(schema.types)
-    while level:
-        if any(pa.types.is_dictionary(kind) for kind in level):
-            return True
-        level = [kind.field(index).type for kind in level for index in range(kind.num_fields)]
-    return False
+    return any(pa.types.is_dictionary(kind) for field in schema for kind in _kinds(field.type))
+
+
+def _kinds(kind: Any) -> Iterator[Any]:
+    """A type and all those inside it, also in the storage of an extension."""
+    yield kind
+    if isinstance(kind, pa.BaseExtensionType):
+        yield from _kinds(kind.storage_type)
+    elif pa.types.is_dictionary(kind):
+        yield from _kinds(kind.value_type)
+    else:
+        for index in range(kind.num_fields):
+            yield from _kinds(kind.field(index).type)
 
 
 def decode_body(body: "Buffer") -> pa.RecordBatch:

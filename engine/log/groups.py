@@ -6,33 +6,56 @@ Laws
     - A committed offset is durable when ``commit`` returns, and never goes back unless ``rewind`` is asked to.
     - Only rows that are durable can have been taken: a committed offset proves that they are.
     - Retention keeps every row that a group has not taken; a group that is not wanted any more is to be deleted.
-    - A group may be used by any process, without the log's lock; one consumer at a time.
+    - A group may be used by any process, without the log's lock; one consumer at a time. Threads that
+      use the same ``Log`` may commit side by side.
 """
 
+import operator
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from engine.errors import CorruptLog, LogError
 from engine.log.document import read_document, write_document
 from engine.storage import Storage
 
-__all__ = ["Group", "Groups"]
+__all__ = ["Group", "Groups", "whole_number"]
 
 _NAME_LIMIT = 200
+
+
+def whole_number(value: Any, what: str) -> int:
+    """An offset or the number of a partition as an int, also one of NumPy's. Raises LogError for anything else."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise LogError(f"{what} must be a whole number, found {value!r}")
 
 
 class Group:
     """One consumer group."""
 
-    def __init__(self, storage: Storage, directory: str, name: str, partitions: int, end: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        directory: str,
+        name: str,
+        partitions: int,
+        end: Callable[[int], int],
+        committing: threading.Lock,
+    ) -> None:
         self.name = name
         self._end = end
         self._storage = storage
         self._directory = directory
         self._path = os.path.join(directory, _escaped(name))
         self._partitions = partitions
+        self._committing = committing
 
     def __repr__(self) -> str:
         return f"Group({self.name!r}, offsets={self.offsets()})"
@@ -55,27 +78,32 @@ class Group:
         """Everything before ``offset`` was taken; durable when this returns, and ignored where it is below what was
         committed. Raises LogError.
         """
-        self._check(partition, offset)
-        self._set(partition, max(offset, self.offsets()[partition]))
+        partition, offset = self._checked(partition, offset)
+        with self._committing:
+            self._set(partition, max(offset, self.offsets()[partition]))
 
     def rewind(self, offset: int, *, partition: int = 0) -> None:
         """Take the rows from ``offset`` on again. Raises LogError."""
-        self._check(partition, offset)
-        self._set(partition, offset)
+        partition, offset = self._checked(partition, offset)
+        with self._committing:
+            self._set(partition, offset)
 
     def delete(self) -> None:
         """Forget the group: retention no longer waits for it. Harmless when repeated. Raises LogError."""
-        with self._explained("cannot be removed"):
+        with self._committing, self._explained("cannot be removed"):
             if self._storage.exists(self._path):
                 self._storage.unlink(self._path)
                 self._storage.sync_directory(self._directory)
 
-    def _check(self, partition: int, offset: int) -> None:
+    def _checked(self, partition: int, offset: int) -> tuple[int, int]:
+        partition = whole_number(partition, f"group {self.name!r}: the partition")
+        offset = whole_number(offset, f"group {self.name!r}: the offset")
         if not 0 <= partition < self._partitions:
             raise LogError(f"group {self.name!r}: there is no partition {partition}; the log has {self._partitions}")
         end = self._end(partition)
         if not 0 <= offset <= end:
             raise LogError(f"group {self.name!r}: offset {offset:,} of partition {partition} is not in 0 to {end:,}")
+        return partition, offset
 
     def _set(self, partition: int, offset: int) -> None:
         offsets = list(self.offsets())
@@ -100,18 +128,19 @@ class Groups(Mapping[str, Group]):
         self._directory = directory
         self._partitions = partitions
         self._end = end
+        self._committing = threading.Lock()
 
     def __getitem__(self, name: str) -> Group:
         if not isinstance(name, str) or not name or len(_escaped(name)) > _NAME_LIMIT:
             raise LogError(f"{name!r} is no name of a group; a text of 1 to some 60 characters is needed")
-        return Group(self._storage, self._directory, name, self._partitions, self._end)
+        return Group(self._storage, self._directory, name, self._partitions, self._end, self._committing)
 
     def __iter__(self) -> Iterator[str]:
         if not self._storage.exists(self._directory):
             return
         for file in self._storage.list(self._directory):
-            if not file.endswith(".tmp"):
-                yield _unescaped(file)
+            if (name := _unescaped(file)) is not None:
+                yield name
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -133,6 +162,11 @@ def _escaped(name: str) -> str:
     return re.sub(rb"[^a-z0-9_]", lambda match: b"%%%02x" % match[0][0], name.encode("utf-8", "surrogatepass")).decode()
 
 
-def _unescaped(file: str) -> str:
-    data = re.sub(rb"%([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), file.encode("ascii"))
-    return data.decode("utf-8", "surrogatepass")
+def _unescaped(file: str) -> str | None:
+    """The name of the group in a file; None for a file of something else."""
+    try:
+        data = re.sub(rb"%([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), file.encode("ascii"))
+        name = data.decode("utf-8", "surrogatepass")
+    except UnicodeError:
+        return None
+    return name if _escaped(name) == file else None

@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from itertools import islice
+from math import inf
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,7 +33,7 @@ from engine.log.body import encode_bodies
 from engine.log.document import read_document, write_document
 from engine.log.durable import durable_identity, read_durable
 from engine.log.format import Codec
-from engine.log.groups import Groups
+from engine.log.groups import Groups, whole_number
 from engine.log.partition import Partition, microseconds
 from engine.log.reader import PartitionReader, Rows
 from engine.log.recovery import Recovered, Torn, recover
@@ -86,11 +86,8 @@ class Log:
         sync: bool = True,
         storage: Storage | None = None,
     ) -> None:
-        self.path = os.fspath(path)
-        if compression not in CODECS:
-            raise PipelineError(f'log: compression is {compression!r}; None, "lz4" and "zstd" there are')
-        if partitions is not None and not 1 <= partitions <= PARTITIONS_LIMIT:
-            raise PipelineError(f"log: partitions must be 1 to {PARTITIONS_LIMIT}, found {partitions}")
+        self.path = _checked_path(path)
+        _check_arguments(schema, partitions, compression, retain_age_s)
         self.codec = CODECS[compression]
         self._sync = sync
         self._storage = storage if storage is not None else Storage()
@@ -173,6 +170,7 @@ class Log:
                 self._storage.unlink(os.path.join(directory, name))
         # A writer that was killed may have renamed a segment and not come to the sync: what is seen here must stay.
         self._storage.sync_directory(directory)
+        self._retention.finish(self._storage, directory)
         found = self._recover(number)
         if found.torn is not None:
             self.torn += (found.torn,)
@@ -227,7 +225,7 @@ class Log:
         """
         writer = self.writer(partition)
         batches = _batches_of(rows)
-        self._fix_schema(batches[0].schema)
+        self._check_schema(batches[0].schema)
         bodies = []
         for batch in batches:
             if batch.num_rows:
@@ -235,6 +233,7 @@ class Log:
                     bodies += encode_bodies(batch, self.codec)
                 except (pa.ArrowException, ValueError) as error:
                     raise InputError(f"log {self.path}: rows cannot be written: {error}") from error
+        self._fix_schema(batches[0].schema)
         if not bodies:
             return writer.durable
         if self._retention.due(writer):
@@ -265,11 +264,13 @@ class Log:
         """The rows from ``start`` on (None: from now on), and then those to come, as they become durable. Ends when the
         log is closed. Raises as ``read``.
         """
-        position = self.end(partition=partition) if start is None else start
+        position = self._tail_start(start, partition)
         while not self._closed:
             for found in self._next_rows(position, partition):
                 yield found.rows
                 position = found.stop
+                if self._closed:
+                    return
 
     async def append_async(self, rows: Any, *, partition: int = 0) -> int:
         """As ``append``, under Trio. Cancellation waits until the append has ended, and then the rows are there."""
@@ -285,21 +286,31 @@ class Log:
 
     async def tail_async(self, start: int | None = None, *, partition: int = 0) -> AsyncGenerator[pa.RecordBatch, None]:
         """As ``tail``, under Trio; cancelled at any time."""
-        position = self.end(partition=partition) if start is None else start
+        position = self._tail_start(start, partition)
         while not self._closed:
-            for found in await trio.to_thread.run_sync(self._next_rows, position, partition):
-                yield found.rows
-                position = found.stop
+            found = await trio.to_thread.run_sync(self._next_rows, position, partition)
+            while not self._closed and (next_rows := await trio.to_thread.run_sync(next, found, None)) is not None:
+                yield next_rows.rows
+                position = next_rows.stop
 
     def writer(self, partition: int) -> Partition:
         """The writer's side of a partition, for what publishes whole segments. Raises LogError."""
         self._check(partition)
         if not self._writers:
             raise LogError(f"{self.path} was opened with write=False: nothing can be appended")
+        assert self._lock is not None
+        try:
+            self._lock.check()
+        except OSError as error:
+            raise LogError(
+                f"{self.path}: the log may have another writer: {error}.\n"
+                "  Nothing was appended; what was acknowledged is safe. Open the log again."
+            ) from error
         return self._writers[partition]
 
     def roll(self) -> None:
         """End the newest segment of every partition, and remove what retention does not keep. Raises LogError."""
+        self._check(0)
         for writer in self._writers:
             writer.roll()
         self._retain()
@@ -307,6 +318,8 @@ class Log:
     def close(self) -> None:
         """Mark everything as durable and let others have the log. Harmless when repeated. Raises LogError."""
         self._closed = True
+        if self._lock is not None and self._lock.forked:
+            return  # the parent's log goes on, and its locks may be held here for ever
         try:
             for writer in self._writers:
                 writer.close()
@@ -331,21 +344,32 @@ class Log:
     def _check(self, partition: int) -> None:
         if self._closed:
             raise LogError(f"{self.path}: the log is closed")
-        if not 0 <= partition < self.partitions:
+        if self._lock is not None and self._lock.forked:
+            raise LogError(f"{self.path} was opened by the parent of this process.\n  Open it again in this one.")
+        if not 0 <= whole_number(partition, f"{self.path}: partition=") < self.partitions:
             raise LogError(f"{self.path} has no partition {partition}; it has {self.partitions}")
 
     def _offset(self, place: int | datetime, end: int, partition: int) -> int:
         if isinstance(place, datetime):
+            if place.tzinfo is None:
+                raise LogError(
+                    f"{self.path}: {place.isoformat()} has no time zone, and could mean many moments.\n"
+                    "  Give it one: moment.replace(tzinfo=UTC), or moment.astimezone() for local time."
+                )
             with self._explained("cannot be read"):
                 return self._readers[partition].offset_at(microseconds(place), end)
-        if place < 0:
-            raise LogError(f"{self.path}: offsets begin at 0, found {place}")
-        return place
+        offset = whole_number(place, f"{self.path}: an offset")
+        if offset < 0:
+            raise LogError(f"{self.path}: offsets begin at 0, found {offset}")
+        return offset
 
     def _fix_schema(self, schema: pa.Schema) -> None:
         """All rows have the schema of the first ones. Raises InputError."""
         with self._deciding:
             self._decide_schema(schema)
+        self._check_schema(schema)
+
+    def _check_schema(self, schema: pa.Schema) -> None:
         if self._schema is not None and not self._schema.equals(schema):
             raise InputError(
                 f"log {self.path}: the rows have another schema than the log.\n  expected {_shown(self._schema)}\n"
@@ -360,13 +384,17 @@ class Log:
                 write_document(self._storage, path, document)
             self._schema = schema
 
-    def _next_rows(self, position: int, partition: int) -> list[Rows]:
-        """The next batch behind ``position``; none where nothing has come for a while, or the log is closed."""
+    def _tail_start(self, start: int | None, partition: int) -> int:
+        end = self.end(partition=partition)
+        return end if start is None else self._offset(start, end, partition)
+
+    def _next_rows(self, position: int, partition: int) -> Iterator[Rows]:
+        """What is durable behind ``position``; nothing where none has come for a while, or the log is closed."""
         if self._writers:
             self._writers[partition].wait_beyond(position, TAIL_WAIT_S)
         elif self.end(partition=partition) <= position:
             self._storage.pause(TAIL_WAIT_S)
-        return [] if self._closed else list(islice(self.read_with_offsets(position, partition=partition), 1))
+        return iter(()) if self._closed else self.read_with_offsets(position, partition=partition)
 
     def _retain(self, *, wait: bool = False) -> None:
         """Remove what need not be kept; with ``wait``, until there is room."""
@@ -388,6 +416,29 @@ class Log:
             ) from held
         except (OSError, EOFError) as error:
             raise LogError(f"{self.path}: {what}: {error}.\n  What was acknowledged is safe.") from error
+
+
+def _checked_path(path: Any) -> str:
+    """Raises PipelineError."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(text := os.fspath(path), str) or "\0" in text:
+        raise PipelineError(f"log: the path must be a text or a Path, found {path!r}")
+    if not text:
+        raise PipelineError("log: the path is empty")
+    return text
+
+
+def _check_arguments(schema: Any, partitions: Any, compression: Any, retain_age_s: Any) -> None:
+    """Raises PipelineError."""
+    if schema is not None and not isinstance(schema, pa.Schema):
+        raise PipelineError(f"log: schema must be a pyarrow.Schema, found {type(schema).__name__}")
+    if not (compression is None or isinstance(compression, str)) or compression not in CODECS:
+        raise PipelineError(f'log: compression is {compression!r}; None, "lz4" and "zstd" there are')
+    whole = isinstance(partitions, int) and not isinstance(partitions, bool)
+    if partitions is not None and not (whole and 1 <= partitions <= PARTITIONS_LIMIT):
+        raise PipelineError(f"log: partitions must be 1 to {PARTITIONS_LIMIT}, found {partitions!r}")
+    number = isinstance(retain_age_s, (int, float)) and not isinstance(retain_age_s, bool)
+    if retain_age_s is not None and not (number and 0 <= retain_age_s < inf):
+        raise PipelineError(f"log: retain_age_s must be a number of seconds, found {retain_age_s!r}")
 
 
 def _batches_of(rows: Any) -> Sequence[pa.RecordBatch]:

@@ -12,15 +12,18 @@ Laws
       one, once; where that fails too, the partition is closed to appends, and nothing of it was acknowledged.
     - A failed write appends nothing, also where it came behind other frames of the same append; the partition goes on.
     - Any thread may call.
+    - Ctrl-C waits until a call has ended: no lock stays held, and no sync is taken to be under way for ever.
 """
 
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import FrameType
 
 from engine.errors import LogError
 from engine.log.body import Body
@@ -42,6 +45,23 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def microseconds(moment: datetime) -> int:
     """Since 1970, UTC."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C, which only the main thread sees, until the end."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            before(*came[0])
 
 
 class Partition:
@@ -95,7 +115,7 @@ class Partition:
     def append(self, bodies: list[Body], codec: Codec) -> int:
         """Append a frame for each body; give the offset behind them when they are durable. Raises LogError."""
         checksums = [body.checksum() for body in bodies]
-        with self._changed:
+        with _uninterrupted(), self._changed:
             self._check()
             if self._file is None or self._tail.position >= self._segment_bytes:
                 self._settle()
@@ -117,7 +137,7 @@ class Partition:
 
     def roll(self) -> None:
         """End the newest segment; the next append begins another. Raises LogError."""
-        with self._changed:
+        with _uninterrupted(), self._changed:
             self._settle()
             if self._file is not None:
                 self._file.close()
@@ -166,7 +186,7 @@ class Partition:
 
     def close(self) -> None:
         """Prove by a mark that everything is durable. Harmless when repeated. Raises LogError."""
-        with self._changed:
+        with _uninterrupted(), self._changed:
             if self._closed:
                 return
             try:

@@ -18,7 +18,7 @@ from engine.errors import LogError
 from engine.log.body import decode_body
 from engine.log.format import FRAME_HEADER_BYTES, Kind, Tail, decode_frame_header
 from engine.log.recovery import corrupt
-from engine.log.segment import BadFrame, Segment, frames, open_segment, segment_names
+from engine.log.segment import BadFrame, Frame, Segment, frames, open_segment, segment_names
 from engine.storage import File, Storage
 
 __all__ = ["PartitionReader", "Rows"]
@@ -101,7 +101,7 @@ class PartitionReader:
                 for frame in frames(file, at, offset):
                     offset, at = frame.header.stop, frame.behind
                     if frame.header.kind is Kind.ROWS and offset > start:
-                        rows = decode_body(frame.body)
+                        rows = _decoded(frame, path)
                         first = frame.header.offset
                         skipped = max(0, start - first)
                         yield Rows(rows.slice(skipped, limit - first - skipped), first + skipped, frame.header.time_us)
@@ -119,6 +119,16 @@ class PartitionReader:
                 return None
             decoded = decode_frame_header(file.pread(FRAME_HEADER_BYTES, segment.first.position), segment.first)
             return decoded[0].time_us if decoded is not None else None
+
+
+def _decoded(frame: Frame, path: str) -> pa.RecordBatch:
+    try:
+        return decode_body(frame.body)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise LogError(
+            f"{path}: the frame at byte {frame.at.position:,} is as it was written, and pyarrow {pa.__version__} "
+            f"cannot read it: {error}.\n  Read it with the release that wrote it."
+        ) from error
 
 
 def _place_of(file: File, segment: Segment, start: int) -> tuple[Tail, int]:

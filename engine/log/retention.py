@@ -5,9 +5,11 @@
 Laws
     - The floor is durable before a segment goes: one that is missing above it is damage, not retention.
     - The newest segment stays.
+    - What is below the floor goes when the log is opened for writing, if a crash left it: a reader finds no gap.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,7 +17,7 @@ from engine.log.document import read_document, write_document
 from engine.log.groups import Groups
 from engine.log.partition import Partition, microseconds
 from engine.log.reader import PartitionReader
-from engine.log.segment import Segment
+from engine.log.segment import Segment, segment_names
 from engine.nature import wall_clock
 from engine.storage import Storage
 
@@ -35,6 +37,13 @@ class Retention:
         document = read_document(storage, os.path.join(directory, "floor"))
         return 0 if document is None else int(document["number"])
 
+    def finish(self, storage: Storage, directory: str) -> None:
+        """Remove what a crash left below the floor. Raises CorruptLog, OSError."""
+        floor = self.floor(storage, directory)
+        for number, name in segment_names(storage.list(directory)):
+            if number < floor:
+                storage.unlink(os.path.join(directory, name))
+
     def due(self, writer: Partition) -> bool:
         """Whether it is worth looking: a segment was ended since the last time, or there is too much."""
         return self._limited and writer.rolled
@@ -50,9 +59,11 @@ class Retention:
             if count:
                 floor = {"number": segments[count].header.number}
                 write_document(storage, os.path.join(writer.directory, "floor"), floor)
-                writer.forget_oldest(count)
                 for segment in segments[:count]:
-                    storage.unlink(segment.path)
+                    # One that could not be removed is tried again: a reader must not find a gap behind it.
+                    with suppress(FileNotFoundError):
+                        storage.unlink(segment.path)
+                    writer.forget_oldest(1)
             writer.rolled |= full
             return full
 

@@ -11,6 +11,7 @@ Laws
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -126,6 +127,8 @@ def create_segment(
 ) -> tuple[File, Segment, Tail]:
     """Make a segment that begins with the ``carried`` frames, durable under its name. Raises OSError."""
     path = os.path.join(directory, segment_name(header))
+    with suppress(FileNotFoundError):
+        storage.unlink(f"{path}.tmp")  # of an attempt that failed or was interrupted
     file = storage.create(f"{path}.tmp")
     try:
         data, first = encode_header(header)

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from engine.batch import Origin
 from engine.errors import EngineError, LogError, PipelineError, SinkError
+from engine.log.body import unreadable
 from engine.log.document import read_document, write_document
 from engine.log.format import SegmentHeader
 from engine.log.log import Log
@@ -84,8 +85,9 @@ class LogSink:
         return Guarantee.EXACTLY_ONCE
 
     def faults(self, schema: pa.Schema) -> list[str]:
-        """Any schema will do that Arrow IPC can hold: all do."""
-        return []
+        """Any schema will do that Arrow IPC gives back."""
+        reason = unreadable(schema)
+        return [] if reason is None else [reason]
 
     def open(self, schema: pa.Schema, *, token: Token, partitions: int, memory_bytes: int) -> None:
         """Take the log, made where missing, for the length of a run. Raises SinkError; nothing is published then."""
