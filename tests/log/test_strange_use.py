@@ -10,7 +10,7 @@ import pytest
 from engine import Log
 from engine.errors import LogError
 from engine.log.verification import verify
-from engine.storage import Storage
+from engine.storage import File, Storage
 
 
 def rows(count: int = 50) -> pa.Table:
@@ -110,37 +110,58 @@ def test_a_lock_that_was_deleted_ends_the_appends_of_its_writer(tmp_path):
         assert sum(batch.num_rows for batch in beside.read()) == 150
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_ctrl_c_at_any_time_leaves_a_log_that_goes_on(tmp_path):
-    log = Log(tmp_path / "log", segment_bytes=3_000, sync=False)
-    done, acknowledged = threading.Event(), []
+class Interrupting(Storage):
+    """Ctrl-C comes within the ``nth`` call that touches a segment."""
 
-    def interrupt() -> None:
-        while not done.wait(0.003):
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+
+    def interrupt(self) -> None:
+        self.left -= 1
+        if self.left == 0:
             signal.raise_signal(signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    number = 0
+    def create(self, path: str, *, mode: int = 0o600) -> File:
+        self.interrupt()
+        file = super().create(path, mode=mode)
+        for name in ("append", "sync"):
+            setattr(file, name, self.interrupting(getattr(file, name)))
+        return file
+
+    def rename(self, source: str, target: str) -> None:
+        self.interrupt()
+        super().rename(source, target)
+
+    def interrupting(self, call):
+        def interrupted(*buffers):
+            self.interrupt()
+            return call(*buffers)
+
+        return interrupted
+
+
+def test_ctrl_c_within_an_append_waits_for_its_end(tmp_path):
+    fired = 0
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        thread.start()
-        interruptions = 0
-        while interruptions < 150:
-            try:
-                number += 1
-                acknowledged.append((number, log.append(pa.record_batch({"n": [number]}))))
-            except KeyboardInterrupt:
-                interruptions += 1
+        for nth in range(1, 200):
+            storage = Interrupting(10**9)
+            log = Log(tmp_path / str(nth), pa.schema({"n": pa.int64()}), segment_bytes=300, storage=storage)
+            storage.left = nth
+            for number in range(4):
+                try:
+                    log.append(pa.record_batch({"n": [number]}))
+                except KeyboardInterrupt:
+                    fired += 1
+            assert [n for batch in log.read() for n in batch.column("n").to_pylist()] == [0, 1, 2, 3]
+            ended = storage.left > 0
+            storage.left = 10**9
+            log.close()
+            if ended:
+                break
     finally:
-        signal.signal(signal.SIGINT, lambda number, frame: None)
-        done.set()
-        thread.join()
         signal.signal(signal.SIGINT, before)
-    log.close()
-    with Log(tmp_path / "log", write=False) as beside:
-        found = [n for batch in beside.read() for n in batch.column("n").to_pylist()]
-    assert found == sorted(set(found))
-    assert all(found[end - 1] == number for number, end in acknowledged)
+    assert fired == nth - 1 > 15
 
 
 def test_what_an_attempt_left_does_not_stop_the_next(tmp_path):
