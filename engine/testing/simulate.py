@@ -183,7 +183,10 @@ class _World:
         return [chance.choice(kinds[:3])(), *(chance.choice(kinds)() for _ in range(chance.randrange(3)))]
 
     def _compare(self, storage: SimulatedStorage) -> str | None:
-        found = _read_output(self._make_pipeline(), storage.crash(), self._schema_names)
+        try:
+            found = _read_output(self._make_pipeline(), storage.crash(), self._schema_names)
+        except (pa.ArrowException, EngineError, OSError) as error:
+            return f"what was committed cannot be read: {type(error).__name__}: {error}"
         complaints = [line for checker in CHECKERS for line in checker(found, self._expected, self._key_of)]
         return "; ".join(complaints) or None
 
