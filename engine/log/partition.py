@@ -36,9 +36,6 @@ from engine.storage import File, Storage
 
 __all__ = ["Partition"]
 
-INDEX_BYTES = 1 << 20
-"""Bytes between two places that are remembered, so that reading need not begin at the segment's start."""
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

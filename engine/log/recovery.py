@@ -42,9 +42,6 @@ class Recovered:
     """Whole frames behind ``durable``: written, perhaps not acknowledged; they go into the next segment."""
 
     torn: Torn | None
-    index: list[tuple[int, Tail]]
-    """(offset, place) of frames of the newest segment."""
-
     time_us: int
     """The time of the last append."""
 
@@ -73,7 +70,7 @@ def recover(
     if not segments:
         if proven or floor:
             raise corrupt(directory, None, f"no segment is left; rows up to {proven:,} were durable")
-        return Recovered([], 0, [], None, [], 0)
+        return Recovered([], 0, [], None, 0)
     return _read_newest(storage, segments, proven)
 
 
@@ -99,7 +96,7 @@ def _read_newest(storage: Storage, segments: list[Segment], proven: int) -> Reco
     if found.stop < proven or (newest.header.published_whole and not found.marked):
         raise corrupt(newest.path, found.end.position, f"it ends at row {found.stop:,}; {proven:,} were durable")
     written = [frame for frame in found.recent if frame.header.rows and frame.header.stop > proven]
-    return Recovered(segments, proven, written, torn, found.index, found.time_us)
+    return Recovered(segments, proven, written, torn, found.time_us)
 
 
 @dataclass(slots=True)
@@ -109,7 +106,6 @@ class _Found:
     recent: list[Frame]
     """The last frame, and before it those that it does not prove durable."""
 
-    index: list[tuple[int, Tail]]
     stop: int
     end: Tail
     time_us: int = 0
@@ -117,7 +113,7 @@ class _Found:
 
 
 def _collect(file: File, segment: Segment) -> tuple[_Found, BadFrame | None]:
-    found = _Found([], [], segment.header.base, segment.first)
+    found = _Found([], segment.header.base, segment.first)
     try:
         for frame in _noting(frames(file, segment.first, segment.header.base), found):
             # A frame proves those before it: bodies that nobody will need are let go.
@@ -131,7 +127,6 @@ def _collect(file: File, segment: Segment) -> tuple[_Found, BadFrame | None]:
 def _noting(read: Iterator[Frame], found: _Found) -> Iterator[Frame]:
     for frame in read:
         yield frame
-        found.index.append((frame.header.offset, frame.at))
         found.stop, found.end = frame.header.stop, frame.behind
         found.time_us = max(found.time_us, frame.header.time_us)
         found.marked = frame.header.rows == 0

@@ -37,7 +37,8 @@ def verify(log: Log, storage: Storage) -> Iterator[Finding]:
         bounds = log.bounds(partition=partition)
         limits = [*(base for base, _ in bounds[1:]), durable]
         for number, ((base, path), limit) in enumerate(zip(bounds, limits[: len(bounds)], strict=True), start=1):
-            yield _verify_segment(storage, partition, path, base, limit, newest=number == len(bounds))
+            if storage.exists(path):  # else retention has just removed it
+                yield _verify_segment(storage, partition, path, base, limit, newest=number == len(bounds))
 
 
 def _verify_segment(storage: Storage, partition: int, path: str, base: int, limit: int, *, newest: bool) -> Finding:
