@@ -1,5 +1,6 @@
 """Logs at both ends of pipelines: every row once, whatever is interrupted."""
 
+import errno
 import multiprocessing
 import random
 from pathlib import Path
@@ -14,6 +15,7 @@ from engine.errors import PipelineError, SinkError
 from engine.progress import Token
 from engine.sinks.durable_log import LogSink
 from engine.storage import Storage
+from engine.testing.storage import SimulatedStorage
 
 PARTITIONS = 3
 
@@ -206,3 +208,23 @@ def test_a_job_between_two_logs_that_is_killed_again_and_again(tmp_path, seed):
     found = everything(tmp_path / "out")
     assert sorted(n for partition in found for n in partition) == expected
     assert killed >= 2
+
+
+def test_a_segment_whose_name_was_not_synced_is_synced_by_the_repetition():
+    storage = SimulatedStorage(7)
+    sink, handles = staged(Path("/log"), storage, 1, 0)
+    sync, failures = storage.sync_directory, [OSError(errno.EIO, "injected")]
+
+    def failing(path: str) -> None:
+        if path.endswith("partition-00001") and failures:
+            raise failures.pop()
+        sync(path)
+
+    storage.sync_directory = failing  # type: ignore[method-assign]
+    with pytest.raises(SinkError, match="epoch 1 cannot be published"):
+        sink.commit(handles)
+    assert not failures
+    sink.commit(handles)
+    with Log("/log", write=False, storage=storage.crash("nothing")) as log:
+        for partition in range(2):
+            assert [n for rows in log.read(partition=partition) for n in rows.column("n").to_pylist()] == [*range(40)]
