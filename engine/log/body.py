@@ -7,7 +7,8 @@ Laws
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +20,7 @@ from engine.log.format import BODY_LIMIT_BYTES, Codec
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Body", "decode_body", "encode_bodies", "unreadable"]
+__all__ = ["Body", "BodyEncoder", "decode_body", "unreadable"]
 
 _OPTIONS = {
     Codec.NONE: ipc.IpcWriteOptions(),
@@ -49,38 +50,62 @@ class Body(NamedTuple):
         return checksum
 
 
-def encode_bodies(rows: pa.RecordBatch, codec: Codec, limit_bytes: int = BODY_LIMIT_BYTES) -> list[Body]:
-    """The rows as one body, or as several where one would be longer than ``limit_bytes``.
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is to be known of a schema before its rows are encoded."""
 
-    Raises ValueError where a single row is longer, or for what would not come back; Arrow's errors for what IPC cannot
-    hold.
-    """
-    if (reason := unreadable(rows.schema)) is not None:
-        raise ValueError(reason)
-    if rows.num_rows > 1 and rows.nbytes > limit_bytes:
-        return _encode_halves(rows, codec, limit_bytes)
-    body = Body(rows.num_rows, _encode(_compact(rows), codec))
-    if body.size_bytes <= limit_bytes:
-        return [body]
-    if rows.num_rows == 1:
-        raise ValueError(f"one row takes {body.size_bytes:,} bytes; a frame holds at most {limit_bytes:,}")
-    return _encode_halves(rows, codec, limit_bytes)
+    schema: pa.Schema
+    message: "Buffer"
+    """The schema as a stream begins with it."""
 
+    has_dictionary: bool
+    borrows: bool
 
-def _encode_halves(rows: pa.RecordBatch, codec: Codec, limit_bytes: int) -> list[Body]:
-    half = rows.num_rows // 2
-    halves = rows.slice(0, half), rows.slice(half)
-    return [body for piece in halves for body in encode_bodies(piece, codec, limit_bytes)]
+    @classmethod
+    def of(cls, schema: pa.Schema) -> Self:
+        """Raises ValueError for what would not come back."""
+        if (reason := unreadable(schema)) is not None:
+            raise ValueError(reason)
+        return cls(schema, schema.serialize(), _has_dictionary(schema), any(map(_borrows, schema.types)))
 
 
-def _encode(rows: pa.RecordBatch, codec: Codec) -> "tuple[Buffer, ...]":
-    if codec is Codec.NONE and not _has_dictionary(rows.schema):
-        # The same bytes as below, with the rows copied once instead of into a stream that grows.
-        return rows.schema.serialize(), rows.serialize(), _END_OF_STREAM
-    sink = pa.BufferOutputStream()
-    with ipc.new_stream(sink, rows.schema, options=_OPTIONS[codec]) as writer:
-        writer.write_batch(rows)
-    return (sink.getvalue(),)
+class BodyEncoder:
+    """Encodes rows with one codec. Any thread may call; the schema of the rows before is remembered."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._facts = _Facts.of(pa.schema([]))
+
+    def encode(self, rows: pa.RecordBatch, limit_bytes: int = BODY_LIMIT_BYTES) -> list[Body]:
+        """The rows as one body, or as several where one would be longer than ``limit_bytes``.
+
+        Raises ValueError where a single row is longer, or for what would not come back; Arrow's errors for what IPC
+        cannot hold.
+        """
+        facts = self._facts
+        if not facts.schema.equals(rows.schema, check_metadata=True):
+            facts = self._facts = _Facts.of(rows.schema)
+        if rows.num_rows > 1 and rows.nbytes > limit_bytes:
+            return self._encode_halves(rows, limit_bytes)
+        body = Body(rows.num_rows, self._pieces(facts, _compact(rows) if facts.borrows else rows))
+        if body.size_bytes <= limit_bytes:
+            return [body]
+        if rows.num_rows == 1:
+            raise ValueError(f"one row takes {body.size_bytes:,} bytes; a frame holds at most {limit_bytes:,}")
+        return self._encode_halves(rows, limit_bytes)
+
+    def _encode_halves(self, rows: pa.RecordBatch, limit_bytes: int) -> list[Body]:
+        half = rows.num_rows // 2
+        return self.encode(rows.slice(0, half), limit_bytes) + self.encode(rows.slice(half), limit_bytes)
+
+    def _pieces(self, facts: _Facts, rows: pa.RecordBatch) -> "tuple[Buffer, ...]":
+        if self._codec is Codec.NONE and not facts.has_dictionary:
+            # The same bytes as below, with the rows copied once instead of into a stream that grows.
+            return facts.message, rows.serialize(), _END_OF_STREAM
+        sink = pa.BufferOutputStream()
+        with ipc.new_stream(sink, rows.schema, options=_OPTIONS[self._codec]) as writer:
+            writer.write_batch(rows)
+        return (sink.getvalue(),)
 
 
 def unreadable(schema: pa.Schema) -> str | None:
@@ -116,8 +141,6 @@ def decode_body(body: "Buffer") -> pa.RecordBatch:
 
 
 def _compact(rows: pa.RecordBatch) -> pa.RecordBatch:
-    if not any(_borrows(kind) for kind in rows.schema.types):
-        return rows
     return pa.RecordBatch.from_arrays([_compact_column(column) for column in rows.columns], schema=rows.schema)
 
 

@@ -29,7 +29,7 @@ import trio
 
 from engine.byte_size import ByteSize, parse_bytes
 from engine.errors import CorruptLog, InputError, LogError, PipelineError
-from engine.log.body import encode_bodies
+from engine.log.body import BodyEncoder
 from engine.log.document import read_document, write_document
 from engine.log.durable import durable_identity, read_durable
 from engine.log.format import Codec
@@ -89,6 +89,7 @@ class Log:
         self.path = _checked_path(path)
         _check_arguments(schema, partitions, compression, retain_age_s)
         self.codec = CODECS[compression]
+        self._encoder = BodyEncoder(self.codec)
         self._sync = sync
         self._storage = storage if storage is not None else Storage()
         kept_bytes = None if retain_bytes is None else parse_bytes(retain_bytes, name="retain_bytes")
@@ -230,7 +231,7 @@ class Log:
         for batch in batches:
             if batch.num_rows:
                 try:
-                    bodies += encode_bodies(batch, self.codec)
+                    bodies += self._encoder.encode(batch)
                 except (pa.ArrowException, ValueError) as error:
                     raise InputError(f"log {self.path}: rows cannot be written: {error}") from error
         self._fix_schema(batches[0].schema)

@@ -1,25 +1,25 @@
 """One partition of an open log: appends in order, synced in groups, acknowledged when durable.
 
-    append ─► frame at the end of the newest segment ─► one thread syncs for all that wait ─► published ─► acknowledged
+    append ─► in line ─► the first writes the frames of all who wait, in one call ─► sync ─► published ─► acknowledged
 
 Laws
-    - ``append`` returns only when its rows are durable. Whoever finds no sync under way begins one, for all that is
-      written by then; the others wait for that one, or for the next.
+    - ``append`` returns only when its rows are durable. The first in line writes and syncs for all behind it; those who
+      come meanwhile are the next group.
     - A segment belongs to one term: an opened log writes to a new one. Its base is what was durable, and whole frames
       that were only written before are its first ones: so nothing that was read from the page cache is taken for
       durable.
     - A failed sync is never retried. The segment is left, and what was not acknowledged is written from memory to a new
       one, once; where that fails too, the partition is closed to appends, and nothing of it was acknowledged.
-    - A failed write appends nothing, also where it came behind other frames of the same append; the partition goes on.
-    - Any thread may call.
-    - Ctrl-C waits until a call has ended: no lock stays held, and no sync is taken to be under way for ever.
+    - A failed write appends nothing of its append, and fails no other one of the group; the partition goes on.
+    - Any thread may call. Whoever changes anything is the first in line: between two of them all that is written is
+      durable, or the partition is closed to appends.
+    - Ctrl-C waits until a call has ended: no place in the line is held for ever.
 """
 
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -29,12 +29,16 @@ from engine.errors import LogError
 from engine.log.body import Body
 from engine.log.durable import DurableOffset, durable_identity
 from engine.log.format import Codec, FrameHeader, Kind, SegmentHeader, Tail
+from engine.log.line import Line, Place
 from engine.log.recovery import Recovered
-from engine.log.segment import Segment, append_frame, create_segment, frames, mark, open_segment, segment_name
+from engine.log.segment import Segment, append_frames, create_segment, frames, mark, open_segment, segment_name
 from engine.nature import wall_clock
 from engine.storage import File, Storage
 
 __all__ = ["Partition"]
+
+GROUP_BYTES = 8 << 20
+"""About the most that one sync is for; more would only make those wait who came first."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -47,8 +51,11 @@ def microseconds(moment: datetime) -> int:
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Keep Ctrl-C, which only the main thread sees, until the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.getsignal(signal.SIGINT)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
+    if not callable(before):
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
@@ -59,6 +66,20 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if came:
             before(*came[0])
+
+
+class _Append(Place):
+    """What waits in line to be appended: a frame for each body. In the end ``stop`` or ``error`` is set."""
+
+    __slots__ = ("bodies", "checksums", "codec", "error", "stop")
+
+    def __init__(self, bodies: Sequence[Body], codec: Codec) -> None:
+        super().__init__()
+        self.bodies = bodies
+        self.checksums = [body.checksum() for body in bodies]
+        self.codec = codec
+        self.stop: int | None = None
+        self.error: BaseException | None = None
 
 
 class Partition:
@@ -85,13 +106,13 @@ class Partition:
         self._header = SegmentHeader(log, number, 0, 0, term)
         self._segment_bytes = segment_bytes
         self._sync = sync
-        self._changed = threading.Condition()
-        self._syncing = False
+        self._line: Line[Place] = Line()
+        self._changed = threading.Condition()  # for those who wait for rows, not for those who write them
         self._failure: Exception | None = None
         self._closed = False
         self._file: File | None = None
         self._tail = Tail(0, 0, 0, 0, 0)
-        self._pending: deque[tuple[FrameHeader, Body]] = deque()  # written, not durable yet
+        self._pending: list[tuple[FrameHeader, Body]] = []  # written, not durable yet
         self._durable = self._end = found.durable
         self._time_us = found.time_us
         self._published_stop: int | None = None  # of a segment that was renamed, and its name perhaps not durable yet
@@ -101,7 +122,7 @@ class Partition:
             self._end = frame.header.stop
         self._published.begin(self._durable)
         if self._pending:
-            with self._changed, self._explained():
+            with self._explained():
                 self._begin_segment()
 
     @property
@@ -109,22 +130,23 @@ class Partition:
         """The offset behind the last durable row."""
         return self._durable
 
-    def append(self, bodies: list[Body], codec: Codec) -> int:
+    def append(self, bodies: Sequence[Body], codec: Codec) -> int:
         """Append a frame for each body; give the offset behind them when they are durable. Raises LogError."""
-        checksums = [body.checksum() for body in bodies]
-        with _uninterrupted(), self._changed:
-            self._check()
-            if self._file is None or self._tail.position >= self._segment_bytes:
-                self._settle()
-                with self._explained():
-                    self._begin_segment()
-            with self._all_or_nothing():
-                for body, checksum in zip(bodies, checksums, strict=True):
-                    self._write(body, checksum, codec)
-            stop = self._end
-            while self._durable < stop:
-                self._advance()
-        return stop
+        mine = _Append(bodies, codec)
+        with _uninterrupted():
+            if self._line.join(mine):
+                group = [mine]
+                try:
+                    group = self._group()
+                    self._lead(group)
+                finally:
+                    self._line.leave(group)
+        if mine.stop is not None:
+            return mine.stop
+        assert mine.error is not None
+        if not mine.served:
+            raise mine.error
+        raise LogError(str(mine.error)) from mine.error  # each thread has an error of its own
 
     def wait_beyond(self, offset: int, timeout_s: float) -> bool:
         """Wait until a row at ``offset`` is durable, the partition is closed, or the time is up; say the first."""
@@ -134,140 +156,175 @@ class Partition:
 
     def roll(self) -> None:
         """End the newest segment; the next append begins another. Raises LogError."""
-        with _uninterrupted(), self._changed:
-            self._settle()
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+        with self._turn():
+            self._check_settled()
+            self._end_segment()
 
     def next_segment(self) -> tuple[int, int]:
         """(base, number) of a segment that would begin now. Raises LogError."""
-        with self._changed:
-            self._settle()
-            return self._durable, self.segments[-1].header.number + 1 if self.segments else 0
+        with self._turn():
+            self._check_settled()
+            return self._next_segment()
 
     def publish(self, staged: str) -> None:
         """Make a staged segment, which begins at ``next_segment``, the newest one. Raises LogError, CorruptLog."""
-        with self._changed, self._explained():
+        with self._turn(), self._explained():
             self._check()
-            self._settle()
             file, segment = open_segment(self._storage, staged, named=False)
             with file:
                 stop = segment.header.base
                 for frame in frames(file, segment.first, stop):
                     stop = frame.header.stop
-            if (segment.header.base, segment.header.number) != self.next_segment():
+            if (segment.header.base, segment.header.number) != self._next_segment():
                 raise LogError(f"{staged} was staged for another place in {self.directory}")
             segment.path = os.path.join(self.directory, segment_name(segment.header))
             self._storage.rename(staged, segment.path)
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            self._end_segment()
             self.segments.append(segment)
             self.rolled = True
             self._published_stop = stop
-            self.finish_publishing()
+            self._finish_publishing()
 
     def finish_publishing(self) -> None:
         """Make the name of the segment that was published last durable; harmless where it is. Raises LogError."""
-        with self._changed, self._explained():
-            self._storage.sync_directory(self.directory)
-            if self._published_stop is not None:
-                self._end, self._published_stop = self._published_stop, None
-                self._note_durable(self._end)
+        with self._turn(), self._explained():
+            self._finish_publishing()
 
     def forget_oldest(self, count: int) -> None:
         """Retention removed so many segments."""
-        with self._changed:
+        with self._turn():
             del self.segments[:count]
 
     def close(self) -> None:
         """Prove by a mark that everything is durable. Harmless when repeated. Raises LogError."""
-        with _uninterrupted(), self._changed:
+        with self._turn():
             if self._closed:
                 return
             try:
-                self._settle()
+                self._check_settled()
                 if self._file is not None and self._failure is None:
                     with self._explained():
-                        self._tail = append_frame(
-                            self._file, mark(self._durable, self._now_us()), Body(0, ()), self._tail
-                        )
+                        closing = mark(self._durable, self._now_us())
+                        self._tail = append_frames(self._file, [(closing, Body(0, ()))], self._tail)
                         self._file.sync()
             finally:
-                self._closed = True
-                if self._file is not None:
-                    self._file.close()
-                    self._file = None
+                with self._changed:
+                    self._closed = True
+                    self._changed.notify_all()
+                self._end_segment()
                 self._published.close()
-                self._changed.notify_all()
-
-    # With the lock held.
-
-    def _write(self, body: Body, checksum: int, codec: Codec) -> None:
-        assert self._file is not None
-        size, time_us = body.size_bytes, self._now_us()
-        header = FrameHeader(Kind.ROWS, codec, self._end, body.rows, size, self._durable, time_us, 0, checksum)
-        self._tail = append_frame(self._file, header, body, self._tail)
-        self._pending.append((header, body))
-        self._end = header.stop
 
     @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Take back the frames of an append that came to no end. Raises LogError for the system's errors."""
-        tail, end, count = self._tail, self._end, len(self._pending)
+    def _turn(self) -> Iterator[None]:
+        with _uninterrupted(), self._line.alone(Place()):
+            yield
+
+    # What the first in line does.
+
+    def _group(self) -> list[_Append]:
+        """The appends at the head of the line, up to so many bytes."""
+        group: list[_Append] = []
+        size, limit = 0, min(GROUP_BYTES, self._segment_bytes)
+        for place in self._line.waiting():
+            if not isinstance(place, _Append) or size >= limit:
+                break
+            group.append(place)
+            size += sum(body.size_bytes for body in place.bodies)
+        return group
+
+    def _lead(self, group: Sequence[_Append]) -> None:
+        """Give each append its ``stop`` or its ``error``."""
+        try:
+            self._check()
+            if self._file is None or self._tail.position >= self._segment_bytes:
+                with self._explained():
+                    self._begin_segment()
+            written = self._write_each(group)
+            self._check()
+            if self._durable < self._end:
+                self._make_durable()
+            for append, stop in written:
+                append.stop = stop
+        except BaseException as error:
+            for append in group:
+                append.error = append.error or error
+            if not isinstance(error, Exception):
+                raise
+
+    def _write_each(self, group: Sequence[_Append]) -> list[tuple[_Append, int]]:
+        """Write all in one call; where that fails, one after the other, so that none fails for another one."""
+        try:
+            return self._write(group)
+        except LogError as error:
+            if len(group) == 1:
+                group[0].error = error
+                return []
+        written: list[tuple[_Append, int]] = []
+        for append in group:
+            try:
+                written += self._write([append])
+            except LogError as error:
+                append.error = error
+        return written
+
+    def _write(self, group: Sequence[_Append]) -> list[tuple[_Append, int]]:
+        """Write frames for all of the group, or for none. Raises LogError."""
+        assert self._file is not None
+        before, end, time_us = self._tail, self._end, self._now_us()
+        new: list[tuple[FrameHeader, Body]] = []
+        written: list[tuple[_Append, int]] = []
+        for append in group:
+            for body, checksum in zip(append.bodies, append.checksums, strict=True):
+                size = body.size_bytes
+                header = FrameHeader(Kind.ROWS, append.codec, end, body.rows, size, self._durable, time_us, 0, checksum)
+                new.append((header, body))
+                end = header.stop
+            written.append((append, end))
         try:
             with self._explained():
-                yield
+                self._tail = append_frames(self._file, new, before)
         except BaseException:
-            self._tail, self._end = tail, end
-            while len(self._pending) > count:
-                self._pending.pop()
-            assert self._file is not None
             try:
-                self._file.truncate(tail.position)
+                self._file.truncate(before.position)
             except OSError as error:
                 self._failure = error
             raise
+        self._pending += new
+        self._end = end
+        return written
 
-    def _advance(self) -> None:
-        """Sync what is written, or wait for the thread that does."""
-        self._check()
-        if self._syncing:
-            self._changed.wait()
-            return
-        self._syncing = True
-        file, through = self._file, self._end
-        assert file is not None
-        self._changed.release()
-        failed: OSError | None = None
+    def _make_durable(self) -> None:
+        """Sync what is written. Raises LogError where neither that nor writing it anew helps."""
+        assert self._file is not None
         try:
             if self._sync:
-                file.sync()
-        except OSError as error:
-            failed = error
-        finally:
-            self._changed.acquire()
-            self._syncing = False
-            self._changed.notify_all()
-        if failed is None:
-            self._note_durable(through)
-        else:
+                self._file.sync()
+        except OSError as failed:
             self._replace_segment(failed)
+        else:
+            self._note_durable(self._end)
 
-    def _settle(self) -> None:
-        """Everything written is durable, and no sync is under way."""
-        while self._syncing or self._durable < self._end:
-            self._advance()
+    def _next_segment(self) -> tuple[int, int]:
+        return self._durable, self.segments[-1].header.number + 1 if self.segments else 0
+
+    def _end_segment(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _finish_publishing(self) -> None:
+        self._storage.sync_directory(self.directory)
+        if self._published_stop is not None:
+            self._end, self._published_stop = self._published_stop, None
+            self._note_durable(self._end)
 
     def _begin_segment(self) -> None:
         """Make the next segment, with what is pending as its first frames. Raises OSError."""
-        number = self.segments[-1].header.number + 1 if self.segments else 0
-        header = replace(self._header, base=self._durable, number=number)
+        base, number = self._next_segment()
+        header = replace(self._header, base=base, number=number)
         carried = [(replace(frame, durable_through=self._durable), body) for frame, body in self._pending]
         file, segment, tail = create_segment(self._storage, self.directory, header, carried)
-        if self._file is not None:
-            self._file.close()
+        self._end_segment()
         self._file, self._tail = file, tail
         self.segments.append(segment)
         self.rolled = True
@@ -285,11 +342,12 @@ class Partition:
             ) from failed
 
     def _note_durable(self, through: int) -> None:
-        self._durable = through
-        while self._pending and self._pending[0][0].stop <= through:
-            self._pending.popleft()
+        """All that is written is durable."""
+        with self._changed:
+            self._durable = through
+            self._changed.notify_all()
+        self._pending.clear()
         self._published.publish(through)
-        self._changed.notify_all()
 
     def _now_us(self) -> int:
         """The time of an append; never before that of the one before."""
@@ -304,6 +362,11 @@ class Partition:
                 f"{self.directory}: an earlier append could not be made durable: {self._failure}.\n"
                 "  Mend the disk and open the log again."
             ) from self._failure
+
+    def _check_settled(self) -> None:
+        """Raise LogError where rows were written that never became durable."""
+        if self._durable < self._end:
+            self._check()
 
     def _explained(self) -> "_Explained":
         return _Explained(self.directory)

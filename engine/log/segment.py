@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine._core.crc32c import crc32c
 from engine._core.pool import Buffer as PooledBuffer
@@ -38,11 +38,14 @@ from engine.log.format import (
 )
 from engine.storage import File, Storage
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 __all__ = [
     "BadFrame",
     "Frame",
     "Segment",
-    "append_frame",
+    "append_frames",
     "create_segment",
     "frames",
     "mark",
@@ -133,9 +136,7 @@ def create_segment(
     try:
         data, first = encode_header(header)
         file.append(data)
-        tail = first
-        for frame, body in carried:
-            tail = append_frame(file, frame, body, tail)
+        tail = append_frames(file, carried, first)
         file.sync()
         storage.rename(f"{path}.tmp", path)
         storage.sync_directory(directory)
@@ -145,11 +146,16 @@ def create_segment(
     return file, Segment(path, header, first), tail
 
 
-def append_frame(file: File, header: FrameHeader, body: Body, tail: Tail) -> Tail:
-    """Write a frame at the end of the file. Raises OSError, and then the next one overwrites what this one left."""
-    head, behind = encode_frame(header, tail)
-    file.append(head, *body.pieces, _PADDING[: padded(header.length_bytes) - header.length_bytes])
-    return behind
+def append_frames(file: File, new: Iterable[tuple[FrameHeader, Body]], tail: Tail) -> Tail:
+    """Write frames at the end of the file, in one call. Raises OSError, and then the next one overwrites what this one
+    left.
+    """
+    pieces: list[Buffer] = []
+    for header, body in new:
+        head, tail = encode_frame(header, tail)
+        pieces += (head, *body.pieces, _PADDING[: padded(header.length_bytes) - header.length_bytes])
+    file.append(*pieces)
+    return tail
 
 
 def frames(file: File, at: Tail, offset: int, stop_position: int | None = None) -> Iterator[Frame]:
@@ -163,7 +169,7 @@ def frames(file: File, at: Tail, offset: int, stop_position: int | None = None) 
         size = min(wanted, end - at.position)
         window = memoryview(PooledBuffer(size))
         file.pread_into(window, at.position)
-        start, wanted = at.position, WINDOW_BYTES
+        start = at.position
         while at.position < end:
             here = window[at.position - start :]
             if len(here) < FRAME_HEADER_BYTES and start + size < end:
@@ -172,7 +178,8 @@ def frames(file: File, at: Tail, offset: int, stop_position: int | None = None) 
             if behind.position > end:
                 raise BadFrame(at.position, offset, f"the frame has {header.size_bytes:,} bytes, the file fewer")
             if behind.position > start + size:
-                wanted = max(WINDOW_BYTES, header.size_bytes)
+                # Whole frames, if the next ones are like this one, and the header of the one behind them.
+                wanted = max(1, WINDOW_BYTES // header.size_bytes) * header.size_bytes + FRAME_HEADER_BYTES
                 break
             body = here[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + header.length_bytes]
             if crc32c(body) != header.body_crc:

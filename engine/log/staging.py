@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from engine.log.body import Body, encode_bodies
+from engine.log.body import Body, BodyEncoder
 from engine.log.format import Codec, FrameHeader, Kind, SegmentHeader, Tail, encode_header
-from engine.log.segment import append_frame, frames, mark, open_segment
+from engine.log.segment import append_frames, frames, mark, open_segment
 from engine.storage import File, Storage
 
 __all__ = ["StagedSegment", "rebase"]
@@ -30,6 +30,7 @@ class StagedSegment:
         self._path = path
         self._header = header
         self._codec = codec
+        self._encoder = BodyEncoder(codec)
         self._time_us = time_us
         self._end = header.base
         with suppress(FileNotFoundError):
@@ -39,7 +40,7 @@ class StagedSegment:
     def append(self, batches: Sequence[pa.RecordBatch]) -> None:
         """Write the rows as one frame, or a few. Raises OSError, Arrow's errors, ValueError for a row too long."""
         for rows in pa.Table.from_batches(batches).combine_chunks().to_batches():
-            for body in encode_bodies(rows, self._codec):
+            for body in self._encoder.encode(rows):
                 frame = FrameHeader(
                     Kind.ROWS,
                     self._codec,
@@ -51,12 +52,12 @@ class StagedSegment:
                     0,
                     body.checksum(),
                 )
-                self._tail = append_frame(self._file, frame, body, self._tail)
+                self._tail = append_frames(self._file, [(frame, body)], self._tail)
                 self._end = frame.stop
 
     def finish(self) -> None:
         """End it with a mark and make it durable. Raises OSError."""
-        append_frame(self._file, mark(self._end, self._time_us), Body(0, ()), self._tail)
+        append_frames(self._file, [(mark(self._end, self._time_us), Body(0, ()))], self._tail)
         self._file.sync()
         self._file.close()
         self._storage.sync_directory(os.path.dirname(self._path))
@@ -86,7 +87,7 @@ def rebase(storage: Storage, path: str, base: int, number: int) -> None:
             for frame in frames(file, segment.first, segment.header.base):
                 through = base if frame.header.rows else frame.header.durable_through + shift
                 moved = replace(frame.header, offset=frame.header.offset + shift, durable_through=through)
-                tail = append_frame(copy, moved, Body(moved.rows, (frame.body,)), tail)
+                tail = append_frames(copy, [(moved, Body(moved.rows, (frame.body,)))], tail)
             copy.sync()
     storage.rename(f"{path}.tmp", path)
     storage.sync_directory(os.path.dirname(path))

@@ -142,8 +142,9 @@ def _acknowledged_early(monkeypatch: pytest.MonkeyPatch) -> SimulatedStorage:
     write = Partition._write
 
     def early(self, *args):
-        write(self, *args)
+        written = write(self, *args)
         self._note_durable(self._end)
+        return written
 
     monkeypatch.setattr(Partition, "_write", early)
     return SimulatedStorage(record=True)
