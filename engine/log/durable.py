@@ -1,6 +1,6 @@
 """The durable offset of a partition as other processes may read it.
 
-    <partition>/durable   records of 16 bytes: offset, crc32c of log, partition and offset, zeros; the highest counts
+    <partition>/durable   records of 16 bytes: offset, crc32c of log, partition and offset, zeros; the last counts
 
 Laws
     - A record is written after the sync that makes it true, and is not synced itself: it may be missing after a power
@@ -20,6 +20,7 @@ __all__ = ["DurableOffset", "durable_identity", "read_durable"]
 
 NAME = "durable"
 RECORDS_LIMIT = 1 << 16
+READ_RECORDS = 64
 _RECORD = struct.Struct("<QII")
 
 
@@ -29,21 +30,28 @@ def durable_identity(log: str, partition: int) -> int:
 
 
 def read_durable(storage: Storage, directory: str, identity: int) -> int:
-    """The highest offset that a record in ``directory`` names; 0 where there is none. Raises OSError."""
+    """The offset that the last sound record in ``directory`` names; 0 where there is none. Raises OSError."""
     path = os.path.join(directory, NAME)
     while True:
         try:
             with storage.open(path) as file:
-                data = file.pread(file.size, 0)
+                return _last_sound(file, identity)
         except FileNotFoundError:
             return 0
         except EOFError:
             continue  # it was replaced by a shorter one just now
-        whole = data[: len(data) // _RECORD.size * _RECORD.size]
-        records = _RECORD.iter_unpack(whole)
-        return max(
-            (record[0] for record in records if _RECORD.pack(*record) == _record(record[0], identity)), default=0
-        )
+
+
+def _last_sound(file: File, identity: int) -> int:
+    """Offsets only grow, so the last one is the highest: it is looked for from the end."""
+    stop = file.size // _RECORD.size * _RECORD.size
+    while stop:
+        start = max(0, stop - READ_RECORDS * _RECORD.size)
+        for record in reversed([*_RECORD.iter_unpack(file.pread(stop - start, start))]):
+            if _RECORD.pack(*record) == _record(record[0], identity):
+                return int(record[0])
+        stop = start
+    return 0
 
 
 class DurableOffset:

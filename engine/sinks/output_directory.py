@@ -24,6 +24,7 @@ from engine.progress import Token
 from engine.sinks import ownership
 from engine.sinks.failure import sink_failure
 from engine.sinks.ownership import FileMark
+from engine.sinks.shared_sync import SharedSync
 from engine.sinks.staged_file import StagedFile
 from engine.storage import Storage
 
@@ -65,14 +66,12 @@ class OutputDirectory:
         self._target = storage.resolve(location)
         parent, name = os.path.split(self._target)
         self._staging = os.path.join(parent, f".{name}.staging-{ownership.short(incarnation)}")
-        self._mutex = threading.Lock()  # guards the next five
+        self._names_sync = SharedSync(storage, self._staging)
+        self._mutex = threading.Lock()  # guards the next four
         self._staging_exists = False
         self._sequence = 0
-        self._created = 0
         self._live: set[str] = set()
         self._finished: set[str] = set()
-        self._sync_mutex = threading.Lock()
-        self._synced = 0
         self._directories: set[str] = set()
 
     # -- ownership --
@@ -145,21 +144,13 @@ class OutputDirectory:
             name = ownership.staged_name(mark, self._sequence, self.extension)
             file = self._storage.create(os.path.join(self._staging, name), mode=PUBLISHED_FILE_MODE)
             self._sequence += 1
-            self._created += 1
             self._live.add(name)
+        self._names_sync.made()
         return StagedFile(name, file)
 
     def sync_staging(self) -> None:
-        """Make the names of all files created so far durable; one sync serves all who wait. Raises OSError."""
-        with self._mutex:
-            needed = self._created
-        with self._sync_mutex:
-            if self._synced >= needed:
-                return
-            with self._mutex:
-                covered = self._created
-            self._storage.sync_directory(self._staging)
-            self._synced = covered
+        """Make the names of all files created so far durable. Raises OSError."""
+        self._names_sync.sync()
 
     def describe(self, mark: FileMark, files: Iterable[tuple[str, StagedFile]]) -> dict[str, Any]:
         """The handle of finished files: target path below the output, size, checksum, staged name."""

@@ -13,7 +13,6 @@ Laws
 
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from engine.batch import Origin
 from engine.errors import SinkError
 from engine.progress import Epoch, Token
 from engine.sinks.failure import sink_failure
+from engine.sinks.shared_sync import SharedSync
 from engine.sinks.sql_target import Column, RefusedError
 from engine.sinks.staged_file import StagedFile
 from engine.storage import Storage, open_input
@@ -52,10 +52,7 @@ class Segments:
         self._storage = storage
         self._directory = directory
         self._sink = sink
-        self._mutex = threading.Lock()  # guards the next one
-        self._created = 0
-        self._sync_mutex = threading.Lock()
-        self._synced = 0
+        self._names_sync = SharedSync(storage, directory)
 
     def newest(self, through: Epoch) -> Newest:
         """What is there of epochs up to ``through``. Raises SinkError."""
@@ -75,22 +72,13 @@ class Segments:
     def create(self, epoch: Epoch, partition: int) -> StagedFile:
         """A new, empty segment. Raises OSError."""
         name = f"{epoch:012}-{partition:05}.arrow"
-        with self._mutex:
-            file = self._storage.create(self._path(name))
-            self._created += 1
+        file = self._storage.create(self._path(name))
+        self._names_sync.made()
         return StagedFile(name, file)
 
     def sync(self) -> None:
-        """Make the names of all segments created so far durable; one sync serves all who wait. Raises OSError."""
-        with self._mutex:
-            needed = self._created
-        with self._sync_mutex:
-            if self._synced >= needed:
-                return
-            with self._mutex:
-                covered = self._created
-            self._storage.sync_directory(self._directory)
-            self._synced = covered
+        """Make the names of all segments created so far durable. Raises OSError."""
+        self._names_sync.sync()
 
     def remove(self, name: str) -> None:
         """Remove a segment that will never be committed. What cannot be removed now, recovery removes."""

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
+    "WINDOW_FORMAT",
     "Exactness",
     "KeyWindow",
     "Probe",
@@ -83,7 +84,7 @@ _FILTER_SHARE = 3 / 8
 _KEYS_SHARE = 1 / 4
 """The share that full keys in memory may take where the budget is short."""
 
-_FORMAT = 1
+WINDOW_FORMAT = 1
 _OUR_FILES = re.compile(r"(ids|keys)-\d{20}\.log|run-\d{20}-\d{20}\.ids(\.tmp)?")
 
 
@@ -412,7 +413,7 @@ class KeyWindow:
     def describe(self) -> WindowState:
         """The committed window without its files."""
         return {
-            "format": _FORMAT,
+            "format": WINDOW_FORMAT,
             "seed": self._seed.hex(),
             "within": self._within,
             "timed": self._timed,
@@ -450,8 +451,8 @@ class KeyWindow:
         self._finish_restore(state)
 
     def _restore_description(self, state: WindowState) -> None:
-        if state.get("format") != _FORMAT:
-            raise StateError(f"dedup: state of format {state.get('format')}; this version reads format {_FORMAT}.")
+        if state.get("format") != WINDOW_FORMAT:
+            raise StateError(f"dedup: state of format {state.get('format')}; this version reads {WINDOW_FORMAT}.")
         if (state["within"], state["timed"]) != (self._within, self._timed):
             raise StateError(
                 "dedup: the state is that of another window (within=); start anew or restore the pipeline."

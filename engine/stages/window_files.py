@@ -18,12 +18,12 @@ from engine.errors import CorruptState, StateError
 from engine.stages.id_log import IdLog
 from engine.stages.id_runs import RunState
 from engine.stages.key_log import KeyLog
+from engine.stages.key_window import WINDOW_FORMAT
 from engine.stages.run_file import damaged, pieces_of, read, read_footer
 from engine.storage import File, Storage
 
 __all__ = ["FileCheck", "check_window_files"]
 
-_FORMAT = 1
 _READ_BYTES = 1 << 20
 
 
@@ -40,7 +40,7 @@ class FileCheck:
 
 def check_window_files(storage: Storage, directory: str, state: Mapping[str, Any]) -> Iterator[FileCheck]:
     """Read every file of a window that ``state`` names, one at a time. Raises StateError for what is no window's."""
-    if state.get("format") != _FORMAT or not {"seed", "segments", "runs"} <= state.keys():
+    if state.get("format") != WINDOW_FORMAT or not {"seed", "segments", "runs"} <= state.keys():
         raise StateError(f"{directory}: its state is of another release; that release can verify it.")
     seed = bytes.fromhex(state["seed"])
     log = IdLog(storage, directory, seed)
