@@ -102,6 +102,8 @@ class Held(BlockingIOError):  # noqa: N818 - a word of the lock, not a fault
 class _Descriptor:
     """A file descriptor that is closed once, and in a forked child at once."""
 
+    _descriptor = -1  # of one that was interrupted before it had any
+
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor

@@ -11,14 +11,17 @@ Laws
     - A failed sync is never retried. The segment is left, and what was not acknowledged is written from memory to a new
       one, once; where that fails too, the partition is closed to appends, and nothing of it was acknowledged.
     - A failed write appends nothing of its append, and fails no other one of the group; the partition goes on.
-    - Any thread may call. Whoever changes anything is the first in line: between two of them all that is written is
-      durable, or the partition is closed to appends.
-    - Ctrl-C waits until a call has ended: no place in the line is held for ever.
+    - Any thread may call, one has its turn: between two turns all that is written is durable, or the partition is
+      closed to appends.
+    - Ctrl-C waits until a call has ended: nobody behind it waits for ever.
+
+The line is the writers' queue of LevelDB (DBImpl::Write).
 """
 
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +32,6 @@ from engine.errors import LogError
 from engine.log.body import Body
 from engine.log.durable import DurableOffset, durable_identity
 from engine.log.format import Codec, FrameHeader, Kind, SegmentHeader, Tail
-from engine.log.line import Line, Place
 from engine.log.recovery import Recovered
 from engine.log.segment import Segment, append_frames, create_segment, frames, mark, open_segment, segment_name
 from engine.nature import wall_clock
@@ -68,16 +70,19 @@ def _uninterrupted() -> Iterator[None]:
             before(*came[0])
 
 
-class _Append(Place):
+class _Append:
     """What waits in line to be appended: a frame for each body. In the end ``stop`` or ``error`` is set."""
 
-    __slots__ = ("bodies", "checksums", "codec", "error", "stop")
+    __slots__ = ("bodies", "checksums", "codec", "error", "served", "size_bytes", "stop", "woken")
 
     def __init__(self, bodies: Sequence[Body], codec: Codec) -> None:
-        super().__init__()
         self.bodies = bodies
         self.checksums = [body.checksum() for body in bodies]
+        self.size_bytes = sum(body.size_bytes for body in bodies)
         self.codec = codec
+        self.served = False  # by one before it
+        self.woken = threading.Lock()  # released when it was served, or is the first
+        self.woken.acquire()
         self.stop: int | None = None
         self.error: BaseException | None = None
 
@@ -106,7 +111,9 @@ class Partition:
         self._header = SegmentHeader(log, number, 0, 0, term)
         self._segment_bytes = segment_bytes
         self._sync = sync
-        self._line: Line[Place] = Line()
+        self._turn = threading.RLock()  # for whoever changes anything
+        self._joining = threading.Lock()
+        self._line: deque[_Append] = deque()
         self._changed = threading.Condition()  # for those who wait for rows, not for those who write them
         self._failure: Exception | None = None
         self._closed = False
@@ -134,19 +141,24 @@ class Partition:
         """Append a frame for each body; give the offset behind them when they are durable. Raises LogError."""
         mine = _Append(bodies, codec)
         with _uninterrupted():
-            if self._line.join(mine):
+            with self._joining:
+                self._line.append(mine)
+                first = len(self._line) == 1
+            if not first:
+                mine.woken.acquire()
+            if not mine.served:
                 group = [mine]
                 try:
-                    group = self._group()
-                    self._lead(group)
+                    with self._turn:
+                        group = self._group()
+                        self._lead(group)
                 finally:
-                    self._line.leave(group)
+                    self._leave(group)
         if mine.stop is not None:
             return mine.stop
-        assert mine.error is not None
-        if not mine.served:
+        if mine.error is not None and not mine.served:
             raise mine.error
-        raise LogError(str(mine.error)) from mine.error  # each thread has an error of its own
+        raise LogError(str(mine.error or "what wrote for several was interrupted")) from mine.error
 
     def wait_beyond(self, offset: int, timeout_s: float) -> bool:
         """Wait until a row at ``offset`` is durable, the partition is closed, or the time is up; say the first."""
@@ -156,19 +168,19 @@ class Partition:
 
     def roll(self) -> None:
         """End the newest segment; the next append begins another. Raises LogError."""
-        with self._turn():
+        with _uninterrupted(), self._turn:
             self._check_settled()
             self._end_segment()
 
     def next_segment(self) -> tuple[int, int]:
         """(base, number) of a segment that would begin now. Raises LogError."""
-        with self._turn():
+        with self._turn:
             self._check_settled()
             return self._next_segment()
 
     def publish(self, staged: str) -> None:
         """Make a staged segment, which begins at ``next_segment``, the newest one. Raises LogError, CorruptLog."""
-        with self._turn(), self._explained():
+        with self._turn, self._explained():
             self._check()
             file, segment = open_segment(self._storage, staged, named=False)
             with file:
@@ -187,17 +199,17 @@ class Partition:
 
     def finish_publishing(self) -> None:
         """Make the name of the segment that was published last durable; harmless where it is. Raises LogError."""
-        with self._turn(), self._explained():
+        with self._turn, self._explained():
             self._finish_publishing()
 
     def forget_oldest(self, count: int) -> None:
         """Retention removed so many segments."""
-        with self._turn():
+        with self._turn:
             del self.segments[:count]
 
     def close(self) -> None:
         """Prove by a mark that everything is durable. Harmless when repeated. Raises LogError."""
-        with self._turn():
+        with _uninterrupted(), self._turn:
             if self._closed:
                 return
             try:
@@ -214,23 +226,31 @@ class Partition:
                 self._end_segment()
                 self._published.close()
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        with _uninterrupted(), self._line.alone(Place()):
-            yield
-
     # What the first in line does.
 
     def _group(self) -> list[_Append]:
         """The appends at the head of the line, up to so many bytes."""
         group: list[_Append] = []
-        size, limit = 0, min(GROUP_BYTES, self._segment_bytes)
-        for place in self._line.waiting():
-            if not isinstance(place, _Append) or size >= limit:
-                break
-            group.append(place)
-            size += sum(body.size_bytes for body in place.bodies)
+        size_bytes, limit_bytes = 0, min(GROUP_BYTES, self._segment_bytes)
+        with self._joining:
+            for append in self._line:
+                if group and size_bytes >= limit_bytes:
+                    break
+                group.append(append)
+                size_bytes += append.size_bytes
         return group
+
+    def _leave(self, group: Sequence[_Append]) -> None:
+        """The group leaves the line, and the next one is the first."""
+        with self._joining:
+            for _ in group:
+                self._line.popleft()
+            following = self._line[0] if self._line else None
+        for append in group[1:]:
+            append.served = True
+            append.woken.release()
+        if following is not None:
+            following.woken.release()
 
     def _lead(self, group: Sequence[_Append]) -> None:
         """Give each append its ``stop`` or its ``error``."""

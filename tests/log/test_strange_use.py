@@ -77,7 +77,7 @@ def test_files_that_are_no_groups_are_left_alone(tmp_path, name):
 def test_a_forked_child_is_refused_and_never_hangs(tmp_path):
     log = Log(tmp_path / "log")
     log.append(rows())
-    with log._writers[0]._line._mutex:  # as where another thread appends while the process forks
+    with log._writers[0]._joining, log._writers[0]._turn:  # as where another thread appends while the process forks
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
