@@ -44,9 +44,9 @@ def test_every_crash_state_has_what_was_acknowledged(crash_state_count: int, gen
         try:
             reader.check(state)
             if dear:
-                storage = state.storage()
-                check_reopened(storage, told, state.changes)
-                check_appended(storage)
+                after = state.storage()
+                check_reopened(after, told, state.changes)
+                check_appended(after)
         except Exception as error:
             error.add_note(repr(state))
             raise
