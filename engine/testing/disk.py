@@ -9,26 +9,48 @@ Laws
     - Of the changes of names since the syncs of their directories any set was kept, in their order. A rename is one
       change. It is durable when either of its directories is synced, and with it what was done to its names before.
     - After a failed sync the bytes stay in the cache, and no later sync writes them; the length is still written.
-    - All freedom is in ``choices``, how many ways there are for each thing that is open, and ``image`` takes one of
-      them for each: 0 is what is durable, the last is what the cache holds. So all images of a small disk can be
-      counted, and images of a large one drawn.
+    - All freedom is in the ``ways`` of a ``Loss``, how many there are for each thing that is open, and ``image`` takes
+      one of them for each: 0 is what is durable, the last is what the cache holds. So all images of a small disk can
+      be counted, and images of a large one drawn.
+    - Images share what is alike: contents are copied before they change, and digested and pieced together once.
 
 Not modelled: owners, modes and times; symbolic and hard links; an unlinked file that a crash brings back half removed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from random import Random
+from itertools import product
+from math import prod
 from typing import TypeAlias
 
-__all__ = ["ROOT", "Change", "Disk", "DropDirty", "Entry", "Flip", "Naming", "Resize", "Sync", "SyncNames", "Write"]
+__all__ = [
+    "NOISE_BYTES",
+    "ROOT",
+    "Change",
+    "Disk",
+    "DropDirty",
+    "Entry",
+    "Flip",
+    "Loss",
+    "Naming",
+    "Resize",
+    "Sync",
+    "SyncNames",
+    "Write",
+]
 
 ROOT = 0
 """The number of the directory that is always there."""
 
 FILLERS = 3
 """Zeros, what a removed file left, noise."""
+
+REMEMBERED_BYTES = 4 << 20
+"""Of what may be found of one file."""
+
+NOISE_BYTES = 4096
+"""Enough for the largest sector: it comes again and again where more is missing."""
 
 Entry: TypeAlias = tuple[int, str]
 """A name in a directory, which is known by its number."""
@@ -103,10 +125,28 @@ class _Contents:
     durable: bytearray = field(default_factory=bytearray)
     sizes: list[int] = field(default_factory=lambda: [0])
     sectors: dict[int, list[bytes]] = field(default_factory=dict)
+    known_digest: bytes | None = None
+    known_survivors: "dict[tuple[tuple[int, ...], bytes], _Contents]" = field(default_factory=dict)
 
     @property
     def dirty(self) -> bool:
         return len(self.sizes) > 1 or bool(self.sectors)
+
+    @property
+    def ways(self) -> list[int]:
+        """For the length, and then for each sector."""
+        return [len(self.sizes), *(1 + len(self.sectors[sector]) for sector in sorted(self.sectors))]
+
+    def digest(self) -> bytes:
+        """The same for files in which programs see the same."""
+        if self.known_digest is None:
+            self.known_digest = blake2b(self.cached, digest_size=16).digest()
+        return self.known_digest
+
+    def forget(self) -> None:
+        """What was remembered is no longer true."""
+        self.known_digest = None
+        self.known_survivors = {}
 
     def copy(self) -> "_Contents":
         sectors = {number: list(versions) for number, versions in self.sectors.items()}
@@ -178,6 +218,7 @@ class Disk:
         if file in self._shared:
             self._shared.discard(file)
             self._files[file] = self._files[file].copy()
+        self._files[file].forget()
         return self._files[file]
 
     def _write(self, contents: _Contents, offset: int, data: bytes) -> None:
@@ -257,76 +298,6 @@ class Disk:
             if within < len(version):
                 versions[number] = version[:within] + bytes([version[within] ^ 1 << shift]) + version[within + 1 :]
 
-    # -- what a loss of power may leave --
-
-    def choices(self) -> list[int]:
-        """How many ways there are for each thing that is not durable; empty where all is."""
-        dirty = list(self._dirty())
-        ways = [2] * len(self._pending)
-        for contents in dirty:
-            ways.append(len(contents.sizes))
-            ways += [1 + len(contents.sectors[sector]) for sector in sorted(contents.sectors)]
-        return [*ways, FILLERS] if any(len(contents.sizes) > 1 for contents in dirty) else ways
-
-    def _dirty(self) -> Iterator[_Contents]:
-        """Files that are not durable and may be found by some name."""
-        named = {number for names in self._durable.values() for number in names.values()}
-        named |= {number for naming in self._pending for _, number in naming.entries if number is not None}
-        return (self._files[n] for n in sorted(named) if n in self._files and self._files[n].dirty)
-
-    def image(self, choice: Sequence[int], noise: Random) -> "Disk":
-        """The disk that is found after the loss, with all that is on it durable: one of ``choices`` for each thing."""
-        chosen = iter(choice)
-        found = Disk(sector_bytes=self.sector_bytes)
-        found._next = self._next
-        found._durable = {number: dict(names) for number, names in self._durable.items()}
-        for naming in self._pending:
-            if next(chosen):
-                _rename(found._durable, naming)
-        taken = {id(contents): list(_taken(contents, chosen)) for contents in self._dirty()}
-        filler = next(chosen, 0)
-        for number, contents in self._files.items():
-            data = contents.durable
-            if id(contents) in taken:
-                size, *versions = taken[id(contents)]
-                data = self._survivor(contents, contents.sizes[size], versions, self._filler(filler, noise))
-            elif not contents.dirty and contents.cached == data:
-                self._shared.add(number)
-                found._shared.add(number)
-                found._files[number] = contents
-                continue
-            found._files[number] = _Contents(bytearray(data), bytearray(data), [len(data)])
-        found._forget_unreachable()
-        found.names = {number: dict(names) for number, names in found._durable.items()}
-        return found
-
-    def _filler(self, way: int, noise: Random) -> bytes:
-        if way == 0:
-            return b"\0"
-        return self._removed if way == 1 and self._removed else noise.randbytes(8 * self.sector_bytes)
-
-    def _survivor(self, contents: _Contents, size: int, versions: list[int], filler: bytes) -> bytearray:
-        width = self.sector_bytes
-        data = contents.durable[:size]
-        data.extend(bytes(min(-len(data) % width, size - len(data))))
-        start, missing = len(data) % len(filler), size - len(data)
-        data.extend((filler * (2 + missing // len(filler)))[start : start + missing])
-        for sector, version in zip(sorted(contents.sectors), versions, strict=True):
-            if version:
-                piece = contents.sectors[sector][version - 1].ljust(width, b"\0")
-                data[sector * width : (sector + 1) * width] = piece[: max(0, size - sector * width)]
-        return data
-
-    def _forget_unreachable(self) -> None:
-        reached, pending = {ROOT}, [ROOT]
-        while pending:
-            for number in self._durable.get(pending.pop(), {}).values():
-                if number not in reached:
-                    reached.add(number)
-                    pending.append(number)
-        self._durable = {number: names for number, names in self._durable.items() if number in reached}
-        self._files = {number: contents for number, contents in self._files.items() if number in reached}
-
     def walk(self, directory: int = ROOT) -> Iterator[tuple[str, int]]:
         """Path below the directory and number of all that programs see, in order of names."""
         pending = [("", directory)]
@@ -337,13 +308,166 @@ class Disk:
             below = self.names.get(number, {})
             pending += [(f"{path}/{name}" if path else name, below[name]) for name in sorted(below, reverse=True)]
 
+    def digests(self) -> dict[str, bytes]:
+        """By path a digest of the bytes that programs see; that of a directory is empty."""
+        files = self._files
+        return {path: files[number].digest() if number in files else b"" for path, number in self.walk()}
+
     def digest(self) -> bytes:
         """The same for disks on which programs see the same."""
-        digest = blake2b(digest_size=16)
-        for path, number in self.walk():
-            data = self._files[number].cached if number in self._files else None
-            digest.update(repr((path, None if data is None else len(data))).encode() + (data or b""))
-        return digest.digest()
+        return _digest_of((repr(path).encode(), digest) for path, digest in self.digests().items())
+
+
+class Loss:
+    """What a loss of power may leave of a disk, which must not change meanwhile.
+
+    ``ways``: how many there are for each thing that is not durable; empty where all is. ``noise`` is what may stand
+    where nothing was written.
+    """
+
+    def __init__(self, disk: Disk, noise: bytes) -> None:
+        self._disk = disk
+        self._renames = len(disk._pending)
+        named = {number for names in disk._durable.values() for number in names.values()}
+        named |= {number for naming in disk._pending for _, number in naming.entries if number is not None}
+        self._dirty = [number for number in sorted(named) if number in disk._files and disk._files[number].dirty]
+        self._fillers = [b"\0", disk._removed or noise, noise]
+        self._trees: dict[tuple[int, ...], _Tree] = {}
+        self._still: dict[int, _Contents] = {}
+        ways = [2] * self._renames
+        for number in self._dirty:
+            ways += disk._files[number].ways
+        self._has_filler = any(len(disk._files[number].sizes) > 1 for number in self._dirty)
+        self.ways = [*ways, FILLERS] if self._has_filler else ways
+
+    @property
+    def count(self) -> int:
+        """How many choices there are."""
+        return prod(self.ways)
+
+    def choices(self) -> Iterator[tuple[int, ...]]:
+        """Of the choices those that give all images; most that give an image again are left out."""
+        fillers = range(FILLERS if self._has_filler else 1)
+        trees: dict[tuple[tuple[bytes, int], ...], tuple[int, ...]] = {}
+        for names in product(range(2), repeat=self._renames):
+            trees.setdefault(self._tree(names).entries, names)
+        for filler in fillers:
+            distinct = {number: self._distinct(number, filler) for number in self._dirty}
+            for names in trees.values():
+                found = self._tree(names).files
+                files = [distinct[n] if n in found else distinct[n][:1] for n in self._dirty]
+                for taken in product(*files):
+                    flat = (way for choice in taken for way in choice)
+                    yield (*names, *flat, filler) if self._has_filler else (*names, *flat)
+
+    def digest(self, choice: Sequence[int]) -> bytes:
+        """That of the image of a choice, which need not be made for it."""
+        tree, files = self._taken(choice)
+        return _digest_of((path, files[number].digest() if number in files else b"") for path, number in tree.entries)
+
+    def image(self, choice: Sequence[int]) -> Disk:
+        """The disk that is found after the loss, with all that is on it durable: one of ``ways`` for each thing.
+
+        It shares its directories with other images: ``copy`` it before it changes.
+        """
+        tree, files = self._taken(choice)
+        found = Disk(sector_bytes=self._disk.sector_bytes)
+        found._next = self._disk._next
+        found.names = found._durable = tree.names
+        found._files = files
+        found._shared = set(files)
+        return found
+
+    def _taken(self, choice: Sequence[int]) -> "tuple[_Tree, dict[int, _Contents]]":
+        """The directories of a choice, and the files in them."""
+        tree = self._tree(tuple(choice[: self._renames]))
+        filler = self._fillers[choice[-1] if self._has_filler else 0]
+        files, position = {}, self._renames
+        for number in self._dirty:
+            end = position + 1 + len(self._disk._files[number].sectors)
+            if number in tree.files:
+                files[number] = _survivor(self._disk, number, tuple(choice[position:end]), filler)
+            position = end
+        for number in tree.files:
+            if number not in files:
+                files[number] = self._durable(number)
+        return tree, files
+
+    def _tree(self, names: tuple[int, ...]) -> "_Tree":
+        """The directories, where of the pending changes of names these were kept."""
+        if names not in self._trees:
+            directories = {number: dict(entries) for number, entries in self._disk._durable.items()}
+            for naming, kept in zip(self._disk._pending, names, strict=True):
+                if kept:
+                    _rename(directories, naming)
+            self._trees[names] = _Tree.of(directories, self._disk)
+        return self._trees[names]
+
+    def _distinct(self, number: int, filler: int) -> list[tuple[int, ...]]:
+        """Of the choices for a file those that differ in what is found of it."""
+        found: dict[bytes, tuple[int, ...]] = {}
+        for choice in product(*map(range, self._disk._files[number].ways)):
+            found.setdefault(_survivor(self._disk, number, choice, self._fillers[filler]).digest(), choice)
+        return list(found.values())
+
+    def _durable(self, number: int) -> _Contents:
+        """A file without choices: as it is, or as it was before a sync that failed."""
+        contents = self._disk._files[number]
+        if number not in self._still:
+            same = not contents.dirty and contents.cached == contents.durable
+            self._still[number] = contents if same else _whole(contents.durable)
+            self._disk._shared.add(number)
+        return self._still[number]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """Directories that can be reached, what is found in them by path, and the numbers of the files among that."""
+
+    names: dict[int, dict[str, int]]
+    entries: tuple[tuple[bytes, int], ...]
+    files: frozenset[int]
+
+    @classmethod
+    def of(cls, directories: dict[int, dict[str, int]], disk: Disk) -> "_Tree":
+        found = Disk()
+        found.names = directories
+        entries = [(repr(path).encode(), number) for path, number in found.walk()]
+        reached = {ROOT, *(number for _, number in entries)}
+        names = {number: entries for number, entries in directories.items() if number in reached}
+        return cls(names, tuple(entries), frozenset(number for number in reached if disk.is_file(number)))
+
+
+def _survivor(disk: Disk, number: int, choice: tuple[int, ...], filler: bytes) -> _Contents:
+    """What is found of a file when of its lengths and of the versions of its sectors these were kept."""
+    contents, width = disk._files[number], disk.sector_bytes
+    size, durable_bytes = contents.sizes[choice[0]], len(contents.durable)
+    begin = size if size <= durable_bytes else min(size, -(-durable_bytes // width) * width)
+    known = contents.known_survivors
+    key = choice, filler if size > begin else b""
+    if key in known:
+        return known[key]
+    data = contents.durable[:size]
+    data.extend(bytes(begin - len(data)))
+    start, missing = begin % len(filler), size - begin
+    data.extend((filler * (2 + missing // len(filler)))[start : start + missing])
+    for sector, version in zip(sorted(contents.sectors), choice[1:], strict=True):
+        if version:
+            piece = contents.sectors[sector][version - 1].ljust(width, b"\0")
+            data[sector * width : (sector + 1) * width] = piece[: max(0, size - sector * width)]
+    found = _whole(data)
+    if size * len(known) < REMEMBERED_BYTES:
+        known[key] = found
+    return found
+
+
+def _whole(data: bytearray) -> _Contents:
+    """A file that is durable. Its two sides are one: it is copied before it changes."""
+    return _Contents(data, data, [len(data)])
+
+
+def _digest_of(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return blake2b(b"".join(b"%b\0%b" % entry for entry in entries), digest_size=16).digest()
 
 
 def _rename(directories: Mapping[int, dict[str, int]], naming: Naming) -> None:
@@ -352,10 +476,3 @@ def _rename(directories: Mapping[int, dict[str, int]], naming: Naming) -> None:
             directories[directory].pop(name, None)
         else:
             directories[directory][name] = number
-
-
-def _taken(contents: _Contents, chosen: Iterator[int]) -> Iterator[int]:
-    """The choices for the length and for each sector of a file."""
-    yield next(chosen)
-    for _ in contents.sectors:
-        yield next(chosen)

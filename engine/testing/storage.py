@@ -25,12 +25,27 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import pyarrow as pa
 
 from engine.storage import DIRECTORY_MODE, FILE_MODE, File, Held, Lock, Storage
-from engine.testing.disk import ROOT, Change, Disk, DropDirty, Entry, Flip, Naming, Resize, Sync, SyncNames, Write
+from engine.testing.disk import (
+    NOISE_BYTES,
+    ROOT,
+    Change,
+    Disk,
+    DropDirty,
+    Entry,
+    Flip,
+    Loss,
+    Naming,
+    Resize,
+    Sync,
+    SyncNames,
+    Write,
+)
 from engine.testing.machine import FULL, Begun, Call, Machine, PowerLost, fail
 from engine.testing.storage_faults import CutPower, FailCall, Fault, FlipBit, LyingSync, ShortWrite
 
@@ -43,6 +58,9 @@ Survival: TypeAlias = Literal["nothing", "some", "everything"]
 """How much of what was not synced outlives a loss of power; "some" is drawn by the seed."""
 
 HELD_SINCE = datetime(2000, 1, 1, tzinfo=UTC)
+
+PATHS_LIMIT = 1024
+"""How many are remembered: the same ones are asked for in every run."""
 
 
 class SimulatedStorage(Storage):
@@ -111,12 +129,12 @@ class SimulatedStorage(Storage):
         machine = self._machine
         with machine.mutex:
             machine.fired["crash"] += 1
-            ways = machine.disk.choices()
+            loss = Loss(machine.disk, machine.chance.randbytes(NOISE_BYTES))
             if survives == "some":
-                choice = [machine.chance.randrange(way) for way in ways]
+                choice = [machine.chance.randrange(way) for way in loss.ways]
             else:
-                choice = [way - 1 if survives == "everything" else 0 for way in ways]
-            return self._reboot(machine.disk.image(choice, machine.chance), faults)
+                choice = [way - 1 if survives == "everything" else 0 for way in loss.ways]
+            return self._reboot(loss.image(choice).copy(), faults)
 
     def kill(self, *, faults: Sequence[Fault] = ()) -> "SimulatedStorage":
         """End the process and not the machine: the cache stays, and what was not synced still is not."""
@@ -286,7 +304,7 @@ class SimulatedStorage(Storage):
     def _entry(self, path: str) -> tuple[Entry, int | None]:
         """Where a name stands, and what it means now."""
         names = self._machine.disk.names
-        *parents, name = _absolute(path).split("/")[1:]
+        *parents, name = _steps(path)
         directory = ROOT
         for parent in parents:
             below = names[directory].get(parent)
@@ -419,5 +437,12 @@ class SimulatedLock(Lock):
         self._storage._held.discard(descriptor)
 
 
+@lru_cache(maxsize=PATHS_LIMIT)
+def _steps(path: str) -> tuple[str, ...]:
+    """The names that lead there from the root; one that is empty for the root itself."""
+    return tuple(_absolute(path).split("/")[1:])
+
+
+@lru_cache(maxsize=PATHS_LIMIT)
 def _absolute(path: str) -> str:
     return posixpath.normpath(f"/{path}").replace("//", "/")

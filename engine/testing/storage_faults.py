@@ -132,6 +132,9 @@ class FaultPlan:
         self._matched = [0] * len(faults)
         self._fired = [0] * len(faults)
 
+    def __bool__(self) -> bool:
+        return bool(self._faults)
+
     def due(self, call: str, *paths: str) -> list[Fault]:
         """What happens to this call, in the order of the plan."""
         due: list[Fault] = []

@@ -1,9 +1,19 @@
-"""A state directory on a simulated disk: an owner that notes what it was promised, and what must be there then."""
+"""A state directory on a simulated disk: an owner that notes what it was promised, and what must be there then.
+
+Two oracles: ``check_reopened`` opens the directory twice, which writes; ``ReadBack`` reads its manifest, changes
+nothing, and remembers its answers.
+"""
 
 from dataclasses import dataclass, field
 
+from crash.remembered import Remembered
+
 from engine.checkpoint.manifest import Commit
-from engine.checkpoint.store import StateDirectory
+from engine.checkpoint.protocol import History
+from engine.checkpoint.store import StateDirectory, find_manifest
+from engine.errors import StateError
+from engine.progress import Epoch
+from engine.testing.crash_states import CrashState
 from engine.testing.storage import SimulatedStorage
 
 PATH = "/srv/state/orders"
@@ -32,7 +42,7 @@ class Promises:
     terms: list[Noted] = field(default_factory=list)
     appended: dict[int, Commit] = field(default_factory=dict)
 
-    def check(self, state: StateDirectory, changes: int) -> None:
+    def check(self, state: "StateDirectory | Found", changes: int) -> None:
         """What must hold when the directory is opened after the disk had changed so often, or a part more."""
         epoch = state.last_commit.epoch if state.last_commit is not None else 0
         assert _granted(self.commits, changes) <= epoch <= _asked(self.commits, changes)
@@ -44,6 +54,16 @@ class Promises:
         assert state.next_epoch > max(_granted(self.terms, changes), epoch)
         if self.incarnation is not None and changes >= self.known_from:
             assert state.incarnation == self.incarnation
+
+
+@dataclass(frozen=True)
+class Found:
+    """What whoever opens the directory next begins with; ``next_epoch`` is before its TERM."""
+
+    incarnation: str | None
+    last_commit: Commit | None
+    publish_again: bool
+    next_epoch: Epoch
 
 
 def _granted(notes: list[Noted], changes: int) -> int:
@@ -80,6 +100,33 @@ def _finish(storage: SimulatedStorage, state: StateDirectory, promises: Promises
     promises.finals.append(Noted(epoch, storage.changes))
     state.append_final(epoch)
     promises.finals[-1].done = storage.changes
+
+
+class ReadBack:
+    """What recovery finds, for every state; nothing is written."""
+
+    def __init__(self, promises: Promises) -> None:
+        self._promises = promises
+        self._found = Remembered(_found, within=PATH, opens=_is_of_a_manifest, failures=(StateError, OSError))
+
+    @property
+    def asked(self) -> int:
+        """How often a manifest had to be read."""
+        return self._found.asked
+
+    def check(self, state: CrashState) -> None:
+        """What was promised by ``state.changes`` is there. Raises AssertionError, StateError."""
+        self._promises.check(self._found.answer(state, state.disk.digests()), state.changes)
+
+
+def _is_of_a_manifest(path: str) -> bool:
+    return "/manifest-" in path and not path.endswith(".tmp")
+
+
+def _found(storage: SimulatedStorage) -> Found:
+    manifest = find_manifest(storage, PATH, storage.list(PATH)) if storage.exists(PATH) else None
+    incarnation, history = (None, History()) if manifest is None else (manifest.header.incarnation, manifest.history)
+    return Found(incarnation, history.last_commit, not history.finished, history.next_epoch)
 
 
 def check_reopened(storage: SimulatedStorage, promises: Promises, changes: int) -> None:

@@ -9,103 +9,53 @@ import errno
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 
-import pyarrow as pa
 import pytest
+from crash.remembered import share_of
+from crash.simulated_log import (
+    Acknowledged,
+    ReadBack,
+    attempt,
+    check_appended,
+    check_reopened,
+    found,
+    opened,
+    recorded,
+)
 
-from engine import Log
 from engine.errors import LogError
 from engine.log.partition import Partition
 from engine.testing.crash_states import CrashState, crash_states
 from engine.testing.storage import PowerLost, SimulatedStorage
 from engine.testing.storage_faults import CutPower, FailCall, LyingSync
 
-PATH = "/srv/log"
-
-
-@dataclass
-class Acknowledged:
-    """How many rows each partition was asked to take, and acknowledged, by the count of changes of the disk."""
-
-    asked: list[tuple[int, int, int]] = field(default_factory=list)
-    granted: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def bounds(self, partition: int, changes: int) -> tuple[int, int]:
-        """The least and the most rows that there may be."""
-        granted = [stop for at, number, stop in self.granted if number == partition and at <= changes]
-        asked = [stop for at, number, stop in self.asked if number == partition and at <= changes]
-        return max(granted, default=0), max(asked, default=0)
-
-
-def opened(storage: SimulatedStorage) -> Log:
-    return Log(PATH, partitions=2, segment_bytes=700, storage=storage)
-
-
-def rows(partition: int, start: int, count: int) -> pa.RecordBatch:
-    values = range(start, start + count)
-    return pa.record_batch({"n": pa.array(values, pa.int64()), "part": pa.array([partition] * count, pa.int8())})
-
-
-def attempt(storage: SimulatedStorage, told: Acknowledged, appends: int, *, close: bool = True) -> None:
-    log = opened(storage)
-    for number in range(appends):
-        partition, count = number % 2, 1 + 7 * (number % 3)
-        start = log.end(partition=partition)
-        told.asked.append((storage.changes, partition, start + count))
-        log.append(rows(partition, start, count), partition=partition)
-        told.granted.append((storage.changes, partition, start + count))
-        if number == 3:
-            log.groups["readers"].commit(start, partition=partition)
-    if close:
-        log.close()
-    else:
-        for writer in log._writers:
-            writer._file.close()
-        log._lock.release()
-
-
-def recorded(storage: SimulatedStorage) -> Acknowledged:
-    told = Acknowledged()
-    attempt(storage, told, 9)
-    attempt(storage, told, 3, close=False)
-    attempt(storage, told, 4)
-    return told
-
-
-def found(log: Log, partition: int) -> list[int]:
-    return [n for batch in log.read(partition=partition) for n in batch.column("n").to_pylist()]
-
-
-def check_reopened(storage: SimulatedStorage, told: Acknowledged, changes: int) -> None:
-    before = None
-    for _ in range(2):
-        with opened(storage) as log:
-            everything = [found(log, partition) for partition in range(2)]
-            for partition, values in enumerate(everything):
-                least, most = told.bounds(partition, changes)
-                assert values == list(range(len(values)))
-                assert least <= len(values) <= most
-        assert before is None or everything == before
-        before = everything
-
 
 def test_every_crash_state_has_what_was_acknowledged(crash_state_count: int, generator: random.Random) -> None:
+    """Each is read back; a share of them is also opened for writing, twice, and appended to."""
     storage = SimulatedStorage(record=True)
     told = recorded(storage)
-    began, visited, torn = time.monotonic(), 0, 0
-    most = crash_state_count // 2
-    for state in crash_states(storage, most=most, seed=generator.getrandbits(32)):
+    reader, share = ReadBack(told), share_of(crash_state_count)
+    began, visited, torn, opened_too = time.process_time(), 0, 0, 0
+    for state in crash_states(storage, most=crash_state_count, seed=generator.getrandbits(32)):
         visited += 1
         torn += state.taken_bytes > 0
+        dear = generator.random() < share
+        opened_too += dear
         try:
-            check_reopened(state.storage(), told, state.changes)
+            reader.check(state)
+            if dear:
+                after = state.storage()
+                check_reopened(after, told, state.changes)
+                check_appended(after)
         except Exception as error:
             error.add_note(repr(state))
             raise
-    print(f"{visited} crash states, {visited / (time.monotonic() - began):.0f} a second; {torn} within a write")
-    assert visited > min(most, 2000) / 2
+    took_s = time.process_time() - began
+    print(f"{visited} crash states, {visited / took_s:.0f} a second; {torn} within a write")
+    print(f"{reader.asked} answers of readers; {opened_too} opened for writing")
+    assert visited > min(crash_state_count, 100_000) / 2
     assert torn > visited / 10
+    assert opened_too > visited / 100
 
 
 def test_a_crash_while_recovering_from_a_crash(crash_state_count: int, generator: random.Random) -> None:
@@ -170,14 +120,24 @@ def test_a_mutant_is_found(
     storage = MUTANTS[mutant](monkeypatch)
     told = recorded(storage)
     monkeypatch.undo()
-    seed = generator.getrandbits(32)
-    assert any(wrong(state, told) for state in crash_states(storage, most=crash_state_count, seed=seed))
+    reader, seed = ReadBack(told), generator.getrandbits(32)
+    assert any(wrong(state, reader) for state in crash_states(storage, most=crash_state_count, seed=seed))
+    states = crash_states(storage, most=crash_state_count, seed=seed)
+    assert any(wrong_when_opened(state, told) for state in states)
 
 
-def wrong(state: CrashState, told: Acknowledged) -> bool:
+def wrong(state: CrashState, reader: ReadBack) -> bool:
+    try:
+        reader.check(state)
+    except (AssertionError, LogError, OSError):
+        return True
+    return False
+
+
+def wrong_when_opened(state: CrashState, told: Acknowledged) -> bool:
     try:
         check_reopened(state.storage(), told, state.changes)
-    except (AssertionError, LogError):
+    except (AssertionError, LogError, OSError):
         return True
     return False
 

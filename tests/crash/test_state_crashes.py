@@ -10,7 +10,8 @@ import random
 import time
 
 import pytest
-from crash.simulated_state import Promises, attempt, check_reopened, opened
+from crash.remembered import share_of
+from crash.simulated_state import Promises, ReadBack, attempt, check_reopened, opened
 
 from engine.errors import StateError
 from engine.testing.crash_states import CrashState, crash_states
@@ -31,20 +32,29 @@ def recorded(storage: SimulatedStorage) -> Promises:
 def test_every_crash_state_opens_with_what_was_committed(
     sector_bytes: int, crash_state_count: int, generator: random.Random
 ) -> None:
+    """Each is read back; a share of them is also opened, twice."""
     storage = SimulatedStorage(sector_bytes=sector_bytes, record=True)
     promises = recorded(storage)
-    began, visited, torn = time.monotonic(), 0, 0
+    reader, share = ReadBack(promises), share_of(crash_state_count)
+    began, visited, torn, opened_too = time.process_time(), 0, 0, 0
     for state in crash_states(storage, most=crash_state_count, seed=generator.getrandbits(32)):
         visited += 1
         torn += state.taken_bytes > 0
+        dear = generator.random() < share
+        opened_too += dear
         try:
-            check_reopened(state.storage(), promises, state.changes)
+            reader.check(state)
+            if dear:
+                check_reopened(state.storage(), promises, state.changes)
         except Exception as error:
             error.add_note(repr(state))
             raise
-    print(f"{visited} crash states, {visited / (time.monotonic() - began):.0f} a second; {torn} within a write")
+    took_s = time.process_time() - began
+    print(f"{visited} crash states, {visited / took_s:.0f} a second; {torn} within a write")
+    print(f"{reader.asked} answers of readers; {opened_too} opened")
     assert visited > min(crash_state_count, 2000) / 2
     assert torn > visited / 10  # so the cuts of a write are among them
+    assert opened_too > visited / 100
 
 
 def test_a_crash_while_recovering_from_a_crash(crash_state_count: int, generator: random.Random) -> None:
@@ -124,11 +134,21 @@ MUTANTS = {
 def test_a_mutant_is_found(mutant: str, crash_state_count: int, generator: random.Random) -> None:
     storage = MUTANTS[mutant]()
     promises = recorded(storage)
-    seed = generator.getrandbits(32)
-    assert any(wrong(state, promises) for state in crash_states(storage, most=crash_state_count, seed=seed))
+    reader, seed = ReadBack(promises), generator.getrandbits(32)
+    assert any(wrong(state, reader) for state in crash_states(storage, most=crash_state_count, seed=seed))
+    states = crash_states(storage, most=crash_state_count, seed=seed)
+    assert any(wrong_when_opened(state, promises) for state in states)
 
 
-def wrong(state: CrashState, promises: Promises) -> bool:
+def wrong(state: CrashState, reader: ReadBack) -> bool:
+    try:
+        reader.check(state)
+    except (AssertionError, StateError):
+        return True
+    return False
+
+
+def wrong_when_opened(state: CrashState, promises: Promises) -> bool:
     try:
         check_reopened(state.storage(), promises, state.changes)
     except (AssertionError, StateError):
