@@ -143,6 +143,7 @@ class History:
     def _compare(self, storage: SimulatedStorage) -> None:
         outcome = self._outcome
         found = storage.kill() if self._corrupted else storage.crash()
+        found.capacity_bytes = None
         try:
             complaints = self._world.wrong_rows(found, stopped=False)
             outcome.commits = self._world.commits(found)
