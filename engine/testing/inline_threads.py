@@ -1,7 +1,7 @@
 """Worker threads and background work as tasks of the one thread there is, in an order that a seed decides.
 
 Laws
-    - A call waits for a moment of virtual time, as it would wait for a thread, and then runs at once: whatever may run
+    - A call waits for other tasks or a moment of virtual time, as for a thread, and then runs at once: whatever may run
       at the same time on threads runs in some order here, and every order is some seed's.
     - Background work goes on a few steps at a time beside those calls, and to its end where somebody waits for it.
     - What a slow disk takes is owed by the call that met it: it returns so much later, and others go on meanwhile.
@@ -20,6 +20,9 @@ __all__ = ["Delay", "InlineBackground", "InlineWorkers"]
 T = TypeVar("T")
 
 MEAN_WAIT_S = 0.001
+AT_ONCE_SHARE = 0.6
+"""Calls that begin as soon as tasks that are ready have had their turn; the others wait for a while."""
+
 MOST_STEPS = 3
 
 
@@ -94,7 +97,10 @@ class InlineWorkers:
 
     async def run(self, fn: Callable[..., T], *args: Any, priority: int = 0, abandon_on_cancel: bool = False) -> T:
         """Run ``fn(*args)`` some time later."""
-        await trio.sleep(self._chance.expovariate(1 / MEAN_WAIT_S))
+        if self._chance.random() < AT_ONCE_SHARE:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.sleep(self._chance.expovariate(1 / MEAN_WAIT_S))
         try:
             self._background.take_steps(self._chance.randrange(MOST_STEPS))
             return fn(*args)

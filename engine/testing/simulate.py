@@ -39,8 +39,8 @@ class Outcome:
 
     seed: int
     attempts: int = 0
-    commits: int = 0
-    """Epochs that the pipeline had committed in the end, as its state says."""
+    epoch: int = 0
+    """The epoch of the last commit; numbers of epochs that never were committed are not used again."""
 
     fired: Counter[str] = field(default_factory=Counter)
     """How often each fault fired, by name; ``kill`` and ``crash`` are how it was ended before a new start."""
@@ -66,7 +66,7 @@ def simulate(
     """Run the pipeline once for each seed, with faults, and once without; give an outcome a seed.
 
     ``make_pipeline`` gives the same pipeline each time. Its sink must write by engine's storage: Parquet, Arrow IPC,
-    log. ``commit_every_bytes``: None takes a fifth of the input, so that there are several commits. ``check``: an
+    log. ``commit_every_bytes``: None takes a third of the input at most, so that there are several commits. ``check``: an
     oracle of your own; it is given the rows that are there in the end, as tables by partition, and gives complaints.
     ``storage``: the simulated disk, for those who want another one. Raises PipelineError for a pipeline that cannot be
     simulated.

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from engine.errors import EngineError
-from engine.testing.fault_draw import CORRUPTING, FaultDraw
+from engine.testing.fault_draw import CORRUPTING
 from engine.testing.inline_threads import Delay
 from engine.testing.simulated_world import World
 from engine.testing.storage import PowerLost, SimulatedStorage
+from engine.testing.storage_faults import Fault
 
 if TYPE_CHECKING:
     from engine.testing.simulate import Outcome
@@ -100,7 +101,7 @@ class History:
         faults = () if self._looked_again else self._faults()
         return storage.crash(faults=faults) if power else storage.kill(faults=faults)
 
-    def _faults(self) -> list:
+    def _faults(self) -> list[Fault]:
         outcome, draw = self._outcome, self._world.draw
         if outcome.attempts >= CRASHING_ATTEMPTS:
             return []
@@ -146,8 +147,10 @@ class History:
         found.capacity_bytes = None
         try:
             complaints = self._world.wrong_rows(found, stopped=False)
-            outcome.commits = self._world.commits(found)
-            complaints += self._world.wrong_state(found)
+            last = self._world.last_commit(found)
+            if last is not None:
+                outcome.epoch = last.epoch
+                complaints += self._world.wrong_state(found, last)
         except (pa.ArrowException, EngineError, OSError) as error:
             text = f"{type(error).__name__}: {error}"
             if self._corrupted and isinstance(error, EngineError):

@@ -14,6 +14,7 @@ from typing import Any
 
 from engine._runtime.budget import Budget
 from engine._runtime.run import Options, execute
+from engine.checkpoint.manifest import Commit
 from engine.checkpoint.store import find_manifest, stage_directory
 from engine.pipeline import Pipeline
 from engine.report import Report
@@ -33,7 +34,8 @@ from engine.testing.storage import SimulatedStorage
 __all__ = ["STATE", "World"]
 
 STATE = "/simulated-state"
-COMMITS = 5
+COMMITS = 3
+"""At least about so many: the bytes of the input are only estimated."""
 BESIDE = "/rows-before-dedup"
 
 
@@ -62,6 +64,7 @@ class World:
         self._check = check
         self._storage = storage
         self._pipeline = make_pipeline()
+        self._state = os.path.join(STATE, self._pipeline.name)
         self.roots = [STATE, location_of(self._pipeline)]
         vouched = [self.roots[0], self.roots[1]] if _is_log(self._pipeline) else [STATE]
         first = SimulatedStorage(0)
@@ -129,13 +132,13 @@ class World:
             complaints += self._check(found)
         return complaints
 
-    def wrong_state(self, storage: SimulatedStorage) -> list[str]:
-        """Complaints about what the last COMMIT remembers. Raises what reading raises."""
-        path = os.path.join(STATE, self._pipeline.name)
-        manifest = find_manifest(storage, path, storage.list(path))
-        last = None if manifest is None else manifest.history.last_commit
-        if last is None:
-            return ["there is no COMMIT"] if self._expected else []
+    def last_commit(self, storage: SimulatedStorage) -> Commit | None:
+        """The last COMMIT of the state. Raises StateError and OSError."""
+        manifest = find_manifest(storage, self._state, storage.list(self._state))
+        return None if manifest is None else manifest.history.last_commit
+
+    def wrong_state(self, storage: SimulatedStorage, last: Commit) -> list[str]:
+        """Complaints about what a COMMIT remembers. Raises what reading raises."""
         complaints = []
         for window in self._windows:
             name = window.stage.name
@@ -143,18 +146,11 @@ class World:
             if state is None:
                 complaints.append(f"{name}, partition {window.partition}: there is no state")
                 continue
-            directory = stage_directory(path, name, window.partition)
+            directory = stage_directory(self._state, name, window.partition)
             answers = ask_restored(window.stage, state, window.question, storage, directory, self._dedup_bytes())
             wrong = state_equals_model(answers, window.question.dropped)
             complaints += [f"{name}, partition {window.partition}: {line}" for line in wrong]
         return complaints
-
-    def commits(self, storage: SimulatedStorage) -> int:
-        """The epoch of the last COMMIT; 0 without one."""
-        path = os.path.join(STATE, self._pipeline.name)
-        manifest = find_manifest(storage, path, storage.list(path))
-        last = None if manifest is None else manifest.history.last_commit
-        return 0 if last is None else last.epoch
 
     def _windows_of(self) -> Iterator[_Window]:
         stages = self._pipeline.graph.stages
