@@ -34,4 +34,6 @@ def run_simulation(reference: str, *, first: int, seeds: int) -> None:
     print("  " + ", ".join(f"{name} {count:,}" for name, count in sorted(fired.items())))
     if failed:
         shown = ", ".join(str(seed) for seed in failed[:10])
-        raise SimulationFailed(f"{len(failed)} of {seeds} seeds failed: {shown}.\n  Repeat one with --first SEED --seeds 1.")
+        raise SimulationFailed(
+            f"{len(failed)} of {seeds} seeds failed: {shown}.\n  Repeat one with --first SEED --seeds 1."
+        )

@@ -1,12 +1,14 @@
 """Draws what goes wrong in one start of a simulated pipeline.
 
 Laws
-    - Faults are of two kinds. Those that *refuse* (power, errors, full, short and slow disks) leave every byte as it was
-      written or as a loss of power may leave it: a pipeline must come to its right end once they are over. Those that
-      *corrupt* (a flipped bit, a sync that lies) may leave what cannot be mended: there a refusal that names the file
-      is right as well.
+    - Faults are of two kinds. Those that *refuse* (power, errors, full, short and slow disks) leave every byte as it
+      was written, or as a loss of power may leave it: a pipeline must come to its right end once they are over. Those
+      that *corrupt* (a flipped bit, a sync that lies) may leave what cannot be mended: there a refusal that names the
+      file is right as well.
     - They corrupt only what engine reads again and vouches for: state and logs. Finished files of other formats are
       read by others, and no run looks at them again.
+    - They lie only where what is left proves the loss. Nothing does where the names of a log went, or the names of the
+      whole state in front of a log, which takes rows of every incarnation.
 """
 
 import errno
@@ -31,11 +33,14 @@ MOST_READS = 24
 
 
 class FaultDraw:
-    """The draws for pipelines that make about ``calls`` calls, and vouch for files that match ``vouched``."""
+    """The draws for pipelines that make about ``calls`` calls; bits flip in files that match ``flipped``, and syncs lie
+    about paths that match ``lied``.
+    """
 
-    def __init__(self, calls: int, vouched: Sequence[str]) -> None:
+    def __init__(self, calls: int, *, flipped: Sequence[str], lied: Sequence[str]) -> None:
         self._calls = calls
-        self._vouched = vouched
+        self._flipped = flipped
+        self._lied = lied
 
     def refusing(self, chance: Random) -> list[Fault]:
         """One that is likely to fire, and a few that may."""
@@ -51,14 +56,14 @@ class FaultDraw:
         if chance.random() < 0.5:
             return [CutPower(nth=late)]
         nth, times = chance.randrange(1, max(2, self._calls // 8)), chance.choice((1, 3, None))
-        return [LyingSync(nth=nth, times=times, path=chance.choice(self._vouched)), CutPower(nth=late)]
+        return [LyingSync(nth=nth, times=times, path=chance.choice(self._lied)), CutPower(nth=late)]
 
     def free_bytes(self, chance: Random) -> int | None:
         """What a disk still takes that fills up in this start; mostly, None: any amount."""
         return chance.randrange(1 << 16) if chance.random() < 0.08 else None
 
     def _flip(self, chance: Random) -> Fault:
-        return FlipBit(nth=chance.randrange(1, MOST_READS), path=chance.choice(self._vouched))
+        return FlipBit(nth=chance.randrange(1, MOST_READS), path=chance.choice(self._flipped))
 
 
 def _cut_anywhere(calls: int) -> Callable[[Random], Fault]:

@@ -22,7 +22,6 @@ Laws
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from engine.pipeline import Pipeline
 from engine.testing.simulated_history import History
@@ -66,8 +65,9 @@ def simulate(
     """Run the pipeline once for each seed, with faults, and once without; give an outcome a seed.
 
     ``make_pipeline`` gives the same pipeline each time. Its sink must write by engine's storage: Parquet, Arrow IPC,
-    log. ``commit_every_bytes``: None takes a third of the input at most, so that there are several commits. ``check``: an
-    oracle of your own; it is given the rows that are there in the end, as tables by partition, and gives complaints.
+    log. ``commit_every_bytes``: None takes a third of the input at most, so that there are several commits.
+    ``check``: an oracle of your own; it is given the rows that are there in the end, as tables by partition, and gives
+    complaints.
     ``storage``: the simulated disk, for those who want another one. Raises PipelineError for a pipeline that cannot be
     simulated.
     """

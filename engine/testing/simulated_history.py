@@ -4,19 +4,21 @@ Laws
     - After so many starts with faults there are starts without: a pipeline that then still fails is a problem of its
       own, unless something was corrupted.
     - Where something was corrupted, a start without faults that fails is a refusal. It must name a file, come again
-      at the next start, and have removed and changed nothing but the manifest, which notes every start.
+      at the next start, and have removed and changed nothing but the manifest and a log's durable offset, which note
+      every start. A file that an error calls damaged is there afterwards.
     - What was corrupted and did not show is looked for once more: the power fails after the end, and the pipeline is
       started again before its rows are compared.
 """
 
 import hashlib
 import os
+import re
 from random import Random
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from engine.errors import EngineError
+from engine.errors import CorruptLog, CorruptState, EngineError
 from engine.testing.fault_draw import CORRUPTING
 from engine.testing.inline_threads import Delay
 from engine.testing.simulated_world import World
@@ -33,6 +35,9 @@ ATTEMPTS = 20
 
 CRASHING_ATTEMPTS = 3
 CORRUPTING_SHARE = 0.25
+
+NOTED = re.compile(r"manifest-.*|durable(\.tmp)?")
+"""Files that are written at every start, also at one that refuses."""
 
 
 class History:
@@ -77,6 +82,7 @@ class History:
         """One attempt. Gives the error with which it ended; one that it must not end with is a problem."""
         outcome = self._outcome
         outcome.attempts += 1
+        found = storage.contents().keys() if self._corrupting else frozenset[str]()
         error: BaseException | None = None
         try:
             self._world.start(self._chance.getrandbits(32), storage, self._delay)
@@ -86,6 +92,9 @@ class History:
             error = failed
             if not storage.fired and not self._corrupted:
                 outcome.problem = f"it failed without a fault: {type(failed).__name__}: {failed}"
+            path = failed.path if isinstance(failed, CorruptState | CorruptLog) else ""
+            if path in found and not storage.exists(path):
+                outcome.problem = f"it removed what is damaged: {type(failed).__name__}: {failed}"
         except Exception as failed:
             error = failed
             outcome.problem = f"what left is no error of engine's: {type(failed).__name__}: {failed}"
@@ -106,7 +115,9 @@ class History:
         if outcome.attempts >= CRASHING_ATTEMPTS:
             return []
         if self._corrupting:
-            return [] if self._corrupted and outcome.attempts > 1 else draw.corrupting(self._chance, outcome.attempts + 1)
+            return (
+                [] if self._corrupted and outcome.attempts > 1 else draw.corrupting(self._chance, outcome.attempts + 1)
+            )
         return draw.refusing(self._chance)
 
     def _capacity_bytes(self, storage: SimulatedStorage) -> int | None:
@@ -162,6 +173,6 @@ class History:
 
 
 def _kept(storage: SimulatedStorage) -> dict[str, bytes | None]:
-    """What a refusal must leave: all but the manifest."""
+    """What a refusal must leave as it is."""
     contents = storage.contents()
-    return {path: data for path, data in contents.items() if not os.path.basename(path).startswith("manifest-")}
+    return {path: data for path, data in contents.items() if not NOTED.fullmatch(os.path.basename(path))}

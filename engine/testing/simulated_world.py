@@ -66,13 +66,16 @@ class World:
         self._pipeline = make_pipeline()
         self._state = os.path.join(STATE, self._pipeline.name)
         self.roots = [STATE, location_of(self._pipeline)]
-        vouched = [self.roots[0], self.roots[1]] if _is_log(self._pipeline) else [STATE]
+        flipped, lied = [f"{STATE}/*"], [f"{STATE}/*"]
+        if _is_log(self._pipeline):
+            flipped.append(f"{self.roots[1]}/*")
+            lied = [f"{self._state}/stages/*", f"{self._state}/manifest-*", f"{self.roots[1]}/*.seg"]
         first = SimulatedStorage(0)
         for source in self._pipeline.graph.sources:
             if isinstance(source, LogSource):
                 _copy(os.path.abspath(source.path), first)
                 self.roots.append(os.path.abspath(source.path))
-                vouched.append(self.roots[-1])
+                flipped.append(f"{self.roots[-1]}/*")
         self._disk = first.crash("everything").disk()
         self._names = self._pipeline.graph.schemas()[-1].names
         self._commit_every_bytes = commit_every_bytes or 1 << 62
@@ -81,7 +84,7 @@ class World:
             self._commit_every_bytes = max(1, _input_bytes(self._pipeline, report) // COMMITS)
         undisturbed = self.storage(0)
         self.start(0, undisturbed)
-        self.draw = FaultDraw(len(undisturbed.trace), [f"{root}/*" for root in vouched])
+        self.draw = FaultDraw(len(undisturbed.trace), flipped=flipped, lied=lied)
         self._expected = read_output(self._pipeline, undisturbed, self._names)
         self._expected_rows = rows_of(self._expected)
         self._windows = list(self._windows_of()) if len(self._pipeline.graph.sources) == 1 else []

@@ -178,7 +178,7 @@ def draw(chance: random.Random, directory: Path, *, sealing: bool = False) -> Sh
         skew=chance.choice((0.0, 1.0, 1.5)),
         hot_share=chance.choice((0.0, 0.3)),
         bursts=chance.choice((None, Bursts(every_s=0.02, length_s=0.004, factor=8.0))),
-        redeliveries=chance.choice((0.05, 0.3, 0.6)),
+        redeliveries=0.05 if sealing else chance.choice((0.05, 0.3, 0.6)),
         delay=chance.choice(("fixed", "uniform", "exponential")),
         delay_rows=chance.choice((5, 60, 250)),
         late=chance.choice((0.0, 0.2)),
