@@ -17,20 +17,23 @@ class SimulationFailed(EngineError):  # noqa: N818 - what happened
 def run_simulation(reference: str, *, first: int, seeds: int) -> None:
     """Simulate and print: each seed that fails, then what fired. Raises SimulationFailed, PipelineError."""
     fired: Counter[str] = Counter()
-    failed, attempts, calm = [], 0, 0
+    failed, attempts, calm, stopped = [], 0, 0, 0
     for outcome in simulate(lambda: load_pipeline(reference), seeds=range(first, first + seeds)):
         fired += outcome.fired
         attempts += outcome.attempts
         calm += not outcome.fired
+        stopped += outcome.stopped is not None
         if outcome.problem is not None:
             failed.append(outcome.seed)
-            print(f"seed {outcome.seed}: {outcome.problem}", flush=True)
+            print(f"seed {outcome.seed}: {outcome.problem}")
+            print(f"  again: engine simulate {reference} --first {outcome.seed} --seeds 1", flush=True)
         if sys.stderr.isatty():
             print(f"\r{outcome.seed - first + 1:,} of {seeds:,} seeds", end="", file=sys.stderr)
     print(f"{seeds:,} seeds, {attempts:,} starts, {len(failed):,} failed; in {calm:,} no fault fired")
+    print(f"  {stopped:,} refused for good, as they should where bits flip and syncs lie")
     print("  " + ", ".join(f"{name} {count:,}" for name, count in sorted(fired.items())))
     if failed:
         shown = ", ".join(str(seed) for seed in failed[:10])
         raise SimulationFailed(
-            f"{len(failed)} of {seeds} seeds failed: {shown}.\n  Repeat one with --first {failed[0]} --seeds 1."
+            f"{len(failed)} of {seeds} seeds failed: {shown}.\n  Repeat one with --first SEED --seeds 1."
         )

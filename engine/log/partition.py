@@ -33,7 +33,7 @@ from engine.log.body import Body
 from engine.log.durable import DurableOffset, durable_identity
 from engine.log.format import Codec, FrameHeader, Kind, SegmentHeader, Tail
 from engine.log.recovery import Recovered
-from engine.log.segment import Segment, append_frames, create_segment, frames, mark, open_segment, segment_name
+from engine.log.segment import Segment, append_frames, create_segment, mark, open_segment, segment_name, whole_frames
 from engine.nature import wall_clock
 from engine.storage import File, Storage
 
@@ -185,7 +185,7 @@ class Partition:
             file, segment = open_segment(self._storage, staged, named=False)
             with file:
                 stop = segment.header.base
-                for frame in frames(file, segment.first, stop):
+                for frame in whole_frames(file, segment):
                     stop = frame.header.stop
             if (segment.header.base, segment.header.number) != self._next_segment():
                 raise LogError(f"{staged} was staged for another place in {self.directory}")

@@ -53,6 +53,7 @@ __all__ = [
     "proven_behind",
     "segment_name",
     "segment_names",
+    "whole_frames",
 ]
 
 WINDOW_BYTES = 4 << 20
@@ -116,9 +117,7 @@ def open_segment(storage: Storage, path: str, *, named: bool = True) -> tuple[Fi
         ) from error
     except NotASegment as error:
         file.close()
-        raise CorruptLog(
-            f"{path} is damaged at byte 0: {error}.\n  Nothing was changed.", path=path, offset=0
-        ) from error
+        raise _damaged(path, 0, str(error)) from error
     except BaseException:
         file.close()
         raise
@@ -186,6 +185,24 @@ def frames(file: File, at: Tail, offset: int, stop_position: int | None = None) 
                 raise BadFrame(at.position, offset, "the checksum of the frame's body is wrong")
             yield Frame(header, body, at, behind)
             at, offset = behind, header.stop
+
+
+def whole_frames(file: File, segment: Segment) -> Iterator[Frame]:
+    """The frames of a segment that was finished: the last one is a mark. Raises CorruptLog, OSError."""
+    position, marked = segment.first.position, False
+    try:
+        for frame in frames(file, segment.first, segment.header.base):
+            position, marked = frame.behind.position, frame.header.kind is Kind.MARK
+            yield frame
+    except BadFrame as bad:
+        raise _damaged(segment.path, bad.position, str(bad)) from bad
+    if not marked:
+        raise _damaged(segment.path, position, "it was finished with a mark, which is not there")
+
+
+def _damaged(path: str, position: int, reason: str) -> CorruptLog:
+    text = f"{path} is damaged at byte {position:,}: {reason}.\n  Nothing was changed."
+    return CorruptLog(text, path=path, offset=position)
 
 
 def _header_in_place(data: memoryview, at: Tail, offset: int) -> tuple[FrameHeader, Tail]:

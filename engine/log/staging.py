@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from engine.log.body import Body, BodyEncoder
 from engine.log.format import Codec, FrameHeader, Kind, SegmentHeader, Tail, encode_header
-from engine.log.segment import append_frames, frames, mark, open_segment
+from engine.log.segment import append_frames, mark, open_segment, whole_frames
 from engine.storage import File, Storage
 
 __all__ = ["StagedSegment", "rebase"]
@@ -84,7 +84,7 @@ def rebase(storage: Storage, path: str, base: int, number: int) -> None:
             storage.unlink(f"{path}.tmp")
         copy, tail = _begin(storage, f"{path}.tmp", header)
         with copy:
-            for frame in frames(file, segment.first, segment.header.base):
+            for frame in whole_frames(file, segment):
                 through = base if frame.header.rows else frame.header.durable_through + shift
                 moved = replace(frame.header, offset=frame.header.offset + shift, durable_through=through)
                 tail = append_frames(copy, [(moved, Body(moved.rows, (frame.body,)))], tail)

@@ -40,6 +40,9 @@ PIECE_BYTES = 1 << 20
 
 _SHORT = 16
 
+LOST_EPOCHS = 64
+"""So far beyond its last commit a state that lost one may have counted: an epoch for each start without a commit."""
+
 
 def log(path: str | os.PathLike[str], *, compression: str | None = None) -> "LogSink":
     """Append the rows to a durable log, exactly once, partition by partition; it is made where missing.
@@ -104,7 +107,7 @@ class LogSink:
             with sink_failure(f"{self.location}: cannot be used", sink=self.name):
                 for name in ("staging", "sinks"):
                     self.storage.make_directory(os.path.join(self.location, name))
-                published = self._published_epoch()
+                published = max(self._published_epoch(), self._later_epoch(opened, token))
             if published > token.epoch:
                 raise SinkError(
                     f"{self.location} has rows of epoch {published}; the state directory knows epochs up to "
@@ -179,6 +182,20 @@ class LogSink:
     def _published_epoch(self) -> int:
         document = read_document(self.storage, self._mark_path)
         return 0 if document is None else int(document["epoch"])
+
+    @staticmethod
+    def _later_epoch(log: Log, token: Token) -> int:
+        """The epoch after ``token``'s of which the log has a newest segment; 0 where there is none.
+
+        The mark comes after the segments: where a commit was lost between the two, they alone know of it.
+        """
+        for partition in range(log.partitions):
+            segments = log.writer(partition).segments
+            if segments and segments[-1].header.published_whole:
+                for epoch in range(token.epoch + 1, token.epoch + 1 + LOST_EPOCHS):
+                    if segments[-1].header.term == _term(token.incarnation, epoch, partition):
+                        return epoch
+        return 0
 
     @property
     def _file_prefix(self) -> str:

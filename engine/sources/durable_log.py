@@ -11,7 +11,7 @@ Laws
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -21,6 +21,7 @@ from engine.log.log import Log
 from engine.log.reader import Rows
 from engine.progress import Offset
 from engine.source import Read, Replay
+from engine.storage import Storage
 
 __all__ = ["LogSource", "log"]
 
@@ -53,6 +54,7 @@ class LogSource:
     begin: int
     stop: int | None
     group: str | None
+    storage: Storage = field(default_factory=Storage, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -110,7 +112,7 @@ class LogSource:
 
     def _opened(self) -> Log:
         try:
-            return Log(self.path, write=False)
+            return Log(self.path, write=False, storage=self.storage)
         except LogError as error:
             raise InputError(f"{self.name}: {error}", source=self.name) from error
 

@@ -11,6 +11,7 @@ Laws
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Self
 
 import numpy as np
@@ -198,9 +199,10 @@ class RunWriter:
         )
 
     def discard(self) -> None:
-        """Close and remove the unfinished file."""
+        """Close and remove the unfinished file. What cannot be removed now, the next start removes."""
         self._file.close()
-        self._storage.unlink(self._file.path)
+        with suppress(OSError):
+            self._storage.unlink(self._file.path)
 
 
 def _windows(blocks: FilterMemory) -> Iterator[memoryview]:

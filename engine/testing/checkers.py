@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-__all__ = ["CHECKERS", "Output", "no_duplicate", "no_loss", "order_per_key"]
+__all__ = ["CHECKERS", "Output", "Row", "no_duplicate", "no_loss", "order_per_key", "state_equals_model"]
 
 Row: TypeAlias = tuple[Any, ...]
 Output: TypeAlias = Mapping[int, Sequence[Row]]
@@ -37,6 +37,17 @@ def order_per_key(found: Output, expected: Output, key_of: KeyOf) -> list[str]:
             if Counter(sequence) == Counter(theirs.get(key, ())) and sequence != theirs[key]:
                 complaints.append(f"partition {partition}: the rows of key {key!r} are out of order")
     return complaints
+
+
+def state_equals_model(dropped: Sequence[bool], model: Sequence[bool | None]) -> list[str]:
+    """A restored window drops the rows that the model drops, and keeps the others; None: either is right."""
+    if len(dropped) != len(model):
+        return [f"the state answers for {len(dropped):,} rows, the model for {len(model):,}"]
+    wrong = [row for row, (ours, theirs) in enumerate(zip(dropped, model, strict=True)) if theirs not in (None, ours)]
+    if not wrong:
+        return []
+    word = "drops" if dropped[wrong[0]] else "keeps"
+    return [f"the state answers otherwise than the model for {len(wrong):,} rows (first: it {word} row {wrong[0]:,})"]
 
 
 CHECKERS: tuple[Callable[[Output, Output, KeyOf], list[str]], ...] = (no_loss, no_duplicate, order_per_key)

@@ -111,13 +111,27 @@ class SimulatedStorage(Storage):
             raise ValueError("this storage keeps no changes; make it with record=True")
         return self._machine.recorded_from, self._machine.recorded
 
-    def contents(self) -> dict[str, bytes | None]:
-        """All that programs see, by absolute path; None is a directory."""
+    def contents(self, below: str = "/") -> dict[str, bytes | None]:
+        """All that programs see below a directory, by absolute path; None is a directory."""
+        parent = f"{_absolute(below).rstrip('/')}/"
         with self._machine.mutex:
             disk = self._machine.disk
+            found = ((f"/{path}", number) for path, number in disk.walk())
             return {
-                f"/{path}": bytes(disk.read(number)) if disk.is_file(number) else None for path, number in disk.walk()
+                path: bytes(disk.read(number)) if disk.is_file(number) else None
+                for path, number in found
+                if path.startswith(parent)
             }
+
+    def used_bytes(self) -> int:
+        """Bytes of all files that have a name."""
+        with self._machine.mutex:
+            return self._machine.disk.used_bytes()
+
+    def disk(self) -> Disk:
+        """A copy of the disk as programs see it, for another storage; what is not durable stays so."""
+        with self._machine.mutex:
+            return self._machine.disk.copy()
 
     # -- the end of the machine, or of the process; damage --
 

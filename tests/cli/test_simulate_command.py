@@ -46,6 +46,13 @@ def test_seeds_that_fail_are_named(reference, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert "not expected" in out
     assert "Repeat one with --first" in err
+    failed = [line.split(":")[0].split()[1] for line in out.splitlines() if line.startswith("seed ")]
+    assert failed
+    for seed in failed:
+        assert f"  again: engine simulate {reference} --first {seed} --seeds 1\n" in out
+    capsys.readouterr()
+    assert main(["simulate", reference, "--first", failed[0], "--seeds", "1"]) == 1
+    assert capsys.readouterr().out.startswith(f"seed {failed[0]}: ")
 
 
 def test_what_cannot_be_simulated(reference, capsys):

@@ -228,3 +228,38 @@ def test_a_segment_whose_name_was_not_synced_is_synced_by_the_repetition():
     with Log("/log", write=False, storage=storage.crash("nothing")) as log:
         for partition in range(2):
             assert [n for rows in log.read(partition=partition) for n in rows.column("n").to_pylist()] == [*range(40)]
+
+
+def test_rows_of_a_commit_that_the_state_lost_are_seen_before_they_are_written_again(tmp_path):
+    storage = Interrupted(10**9, done=False)
+    sink, handles = staged(tmp_path / "log", storage, 3, 0)
+    storage.at, storage.renames = 3, 0  # two segments, and not the mark
+    with pytest.raises(KeyboardInterrupt):
+        sink.commit(handles)
+    sink.close()
+    again = LogSink(str(tmp_path / "log"), None)
+    with pytest.raises(SinkError, match="rows of epoch 3; the state directory knows epochs up to 2"):
+        again.open(table(0, 0).schema, token=Token("ab" * 16, 2, "0", "log"), partitions=2, memory_bytes=1 << 20)
+    again.open(table(0, 0).schema, token=Token("ab" * 16, 3, "0", "log"), partitions=2, memory_bytes=1 << 20)
+    again.commit(handles)
+    again.close()
+    assert everything(tmp_path / "log") == [list(range(40))] * 2
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("damage", ["bit", "end"])
+def test_a_staged_segment_that_was_damaged_is_not_published(tmp_path, damage, moved):
+    sink, handles = staged(tmp_path / "log", Storage(), 1, 0)
+    sink.close()
+    if moved:
+        with Log(tmp_path / "log") as log:
+            log.append(table(1_000, 3), partition=0)
+    path = tmp_path / "log" / "staging" / handles[0]["file"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:300] + bytes([whole[300] ^ 1]) + whole[301:] if damage == "bit" else whole[:-128])
+    again = LogSink(str(tmp_path / "log"), None)
+    again.open(table(0, 0).schema, token=Token("ab" * 16, 1, "0", "log"), partitions=2, memory_bytes=1 << 20)
+    with pytest.raises(SinkError, match="is damaged at byte"):
+        again.commit(handles)
+    again.close()
+    assert everything(tmp_path / "log") == [[1_000, 1_001, 1_002] if moved else [], []]

@@ -1,28 +1,41 @@
 """Whole pipelines on a simulated machine, and whether the simulation would notice if they were wrong.
 
-``--simulated-seeds N`` runs more of them.
+``--simulated-seeds N`` runs more of them; from ``COMPLETE`` on, every kind of fault must have fired.
 """
 
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
+from errno import errorcode
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from shapes import Shape, draw
 
 from engine import Pipeline, sinks, sources
 from engine._runtime.coordinator import Coordinator
-from engine.errors import PipelineError
+from engine.errors import CorruptState, PipelineError
 from engine.log.partition import Partition
+from engine.stages.dedup import DedupTransform
 from engine.stages.id_log import IdLog
 from engine.stages.key_window import KeyWindow
 from engine.storage import Storage
 from engine.testing import checkers
+from engine.testing.fault_draw import ERRORS, FAILING_CALLS
+from engine.testing.inline_threads import Delay
 from engine.testing.simulate import Outcome, simulate
+from engine.testing.simulated_world import World
 from engine.testing.storage import SimulatedStorage
-from engine.testing.storage_faults import LyingSync
+from engine.testing.storage_faults import LyingSync, SlowCall
 
-ROWS, BATCH_ROWS = 1_600, 40
+ROWS, BATCH_ROWS = 640, 40
+SEEDS_A_SHAPE = 10
+COMPLETE = 600
+"""After so many seeds a fault that has not fired is one that cannot."""
 
 
 def batches() -> list[pa.RecordBatch]:
@@ -63,23 +76,81 @@ def seeds(request: pytest.FixtureRequest, generator: random.Random) -> range:
     return range(first, first + request.config.getoption("--simulated-seeds"))
 
 
-@pytest.mark.parametrize("kind", SINKS)
-def test_every_row_once_whatever_happens(kind: str, seeds: range) -> None:
-    fired, attempts, calm = Counter[str](), 0, 0
-    for outcome in simulate(pipeline(kind), seeds=seeds):
-        assert outcome.problem is None, outcome
-        fired += outcome.fired
-        attempts += outcome.attempts
-        calm += not outcome.fired
-    print(f"{len(seeds)} seeds, {attempts} starts, {calm} without a fault; {dict(fired)}")
-    assert attempts > len(seeds) * 3 // 2
+def simulated(shape: Shape, seeds: range) -> list[Outcome]:
+    """The outcomes, all of them good."""
+    size_bytes = sum(batch.nbytes for batch in shape.batches())
+    outcomes = []
+    for outcome in simulate(shape.make(), seeds=seeds, check=shape.checker(), commit_every_bytes=size_bytes // 4):
+        assert outcome.problem is None, f"{outcome}\n{shape}"
+        outcomes.append(outcome)
+    return outcomes
+
+
+def test_every_row_once_whatever_the_pipeline_and_whatever_happens(
+    seeds: range, generator: random.Random, tmp_path: Path
+) -> None:
+    outcomes: list[Outcome] = []
+    shapes = []
+    for number, start in enumerate(range(0, len(seeds), SEEDS_A_SHAPE)):
+        shapes.append(draw(generator, tmp_path / str(number), sealing=number % 8 == 7))
+        outcomes += simulated(shapes[-1], seeds[start : start + SEEDS_A_SHAPE])
+    fired = sum((outcome.fired for outcome in outcomes), Counter())
+    starts, calm = sum(outcome.attempts for outcome in outcomes), sum(not outcome.fired for outcome in outcomes)
+    stopped = sum(outcome.stopped is not None for outcome in outcomes)
+    print(f"{len(seeds)} seeds, {starts} starts, {stopped} refused for good, {calm} without a fault")
+    print(", ".join(f"{name} {count}" for name, count in sorted(fired.items())))
+    assert starts > len(seeds) * 3 // 2
     assert calm <= len(seeds) // 5
     assert fired["power cut"] >= len(seeds) // 4
+    assert stopped <= len(seeds) // 4
+    if len(seeds) >= COMPLETE:
+        assert stopped >= len(seeds) // 50
+        assert not [name for name in EVERY_FAULT if not any(part in fired for part in (name, *fired) if name in part)]
+        assert {shape.source for shape in shapes} == {"memory", "log"}
+        assert {shape.sink for shape in shapes} == set(SINKS)
 
 
-def test_a_window_for_ever_seals_on_the_simulated_disk(seeds: range) -> None:
-    for outcome in simulate(pipeline("log", within=None), seeds=seeds[: len(seeds) // 3]):
+EVERY_FAULT = (
+    *("power cut", "crash", "kill", "short write", "disk full", "lying sync", "bit flip", "slow sync", "slow append"),
+    *(errorcode[number] for number in ERRORS),
+    *(f"{call} E" for call in FAILING_CALLS),
+)
+"""Names, or parts of names, under which they are counted."""
+
+
+def test_a_window_for_ever_outgrows_its_memory(seeds: range, generator: random.Random, tmp_path: Path) -> None:
+    shape = draw(generator, tmp_path, sealing=True)
+    made = []
+
+    def storage(*arguments, **options) -> SimulatedStorage:
+        made.append(SimulatedStorage(*arguments, **options))
+        return made[-1]
+
+    for outcome in simulate(shape.make(), seeds=seeds[:4], check=shape.checker(), storage=storage):
         assert outcome.problem is None, outcome
+        assert outcome.epoch >= 3 or outcome.stopped
+    assert any("/run-" in call.path for each in made for call in each.trace)
+
+
+def test_the_streams_own_account_is_an_oracle(generator: random.Random, tmp_path: Path) -> None:
+    shape = draw(generator, tmp_path)
+    right = [Outcome(0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KeyWindow, "probe_batch", keeping_all(KeyWindow.probe_batch))
+        right = list(simulate(shape.make(), seeds=[1], check=shape.checker()))
+    # The run without faults is as wrong: the rows are equal, and only the stream knows better.
+    assert "own account" in str(right[0].problem) or right[0].stopped or "model" in str(right[0].problem)
+
+
+def keeping_all(probe_batch):
+    """A window that calls nothing a duplicate."""
+
+    def probe(self, rows, selection=None):
+        found = probe_batch(self, rows, selection)
+        kept = bytearray(b"\1") * rows.num_rows if selection is None else bytearray(selection)
+        return type(found)(kept, sum(kept), sum(kept), 0, 0)
+
+    return probe
 
 
 def test_the_same_seed_is_the_same_history(generator: random.Random) -> None:
@@ -88,6 +159,51 @@ def test_the_same_seed_is_the_same_history(generator: random.Random) -> None:
     again = list(simulate(pipeline("parquet"), seeds=seeds))
     assert first == again
     assert len({outcome.trace for outcome in first}) == 3
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from random import Random
+from shapes import draw
+from engine.testing.simulate import simulate
+shape = draw(Random(int(sys.argv[1])), Path(sys.argv[2]))
+for outcome in simulate(shape.make(), seeds=range(3)):
+    print(outcome.seed, outcome.trace, sorted(outcome.fired.items()), outcome.epoch)
+"""
+
+
+def test_a_seed_is_the_same_history_in_every_process(generator: random.Random, tmp_path: Path) -> None:
+    shape = generator.getrandbits(32)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    histories = []
+    for hashes in ("1", "2"):
+        environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": hashes}
+        command = [sys.executable, "-c", PROGRAM, str(shape), str(tmp_path)]
+        histories.append(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
+    assert histories[0].count("\n") == 3
+    assert histories[0] == histories[1]
+
+
+def test_a_stuck_disk_takes_virtual_time() -> None:
+    world = World(pipeline("log"), "1MiB", None, None, SimulatedStorage)
+    delay = Delay()
+    storage = world.storage(1, faults=[SlowCall("sync", nth=3, delay_s=120.0, times=2)], sleep=delay.add)
+    report = world.start(1, storage, delay)
+    assert storage.fired["slow sync"] == 2
+    assert 120.0 <= report.elapsed_s <= 300.0
+
+
+def test_what_dedup_remembers_is_compared_with_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(pipeline("parquet"), "1MiB", None, None, SimulatedStorage)
+    storage = world.storage(1)
+    world.start(1, storage)
+    last = world.last_commit(storage)
+    assert last is not None
+    assert world.wrong_state(storage.kill(), last) == []
+    monkeypatch.setattr(KeyWindow, "restore", lambda self, state: None)
+    [complaint] = world.wrong_state(storage.kill(), last)
+    assert "answers otherwise than the model" in complaint
 
 
 def test_a_sink_that_cannot_be_simulated_is_refused() -> None:
@@ -156,7 +272,35 @@ def _acknowledged_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Partition, "publish", unsynced)
 
 
+def _damage_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore = KeyWindow.restore
+
+    def lenient(self, state) -> None:
+        try:
+            restore(self, state)
+        except CorruptState:
+            self._failed = False
+
+    monkeypatch.setattr(KeyWindow, "restore", lenient)
+
+
+def _damage_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore = DedupTransform.restore
+
+    async def deleting(self, state) -> None:
+        try:
+            await restore(self, state)
+        except CorruptState as error:
+            if self._surroundings.storage.exists(error.path):
+                self._surroundings.storage.unlink(error.path)
+            raise
+
+    monkeypatch.setattr(DedupTransform, "restore", deleting)
+
+
 MUTANTS = {
+    "damage is passed over": ("parquet", _damage_is_passed_over),
+    "damage is deleted": ("arrow_ipc", _damage_is_deleted),
     "no sync of names": ("parquet", _no_sync_of_names),
     "ids are not logged": ("parquet", _ids_not_logged),
     "the window is not restored": ("log", _window_not_restored),
@@ -173,7 +317,7 @@ def test_a_mutant_is_found(mutant: str, generator: random.Random, monkeypatch: p
     first = generator.getrandbits(32)
     plant(monkeypatch)
     outcomes: list[Outcome] = []
-    for outcome in simulate(pipeline(kind), seeds=range(first, first + 150)):
+    for outcome in simulate(pipeline(kind), seeds=range(first, first + 200)):
         outcomes.append(outcome)
         if outcome.problem is not None:
             return
@@ -195,6 +339,13 @@ def test_each_checker_can_complain() -> None:
     for checker, found in wrong.items():
         assert [other for other in checkers.CHECKERS if other(found, expected, key_of)] == [checker]
         assert not checker(expected, expected, key_of)
+
+
+def test_the_checker_of_states_can_complain() -> None:
+    assert checkers.state_equals_model([True, False, True], [True, False, None]) == []
+    assert "first: it keeps row 1" in checkers.state_equals_model([True, False], [True, True])[0]
+    assert "first: it drops row 0" in checkers.state_equals_model([True, False], [False, False])[0]
+    assert checkers.state_equals_model([True], [True, True])
 
 
 def test_the_real_storage_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:

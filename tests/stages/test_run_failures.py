@@ -14,6 +14,8 @@ from engine.errors import CorruptState, StateError
 from engine.stages.deduplicator import Deduplicator
 from engine.stages.sealed_run import SealedRun
 from engine.storage import File, Storage
+from engine.testing.storage import SimulatedStorage
+from engine.testing.storage_faults import FailCall
 
 
 class TightFile(File):
@@ -259,3 +261,18 @@ def test_a_run_of_the_first_format_is_read():
     run.filter.load()
     assert run.filter.block_count == 44
     run.close()
+
+
+def test_a_run_that_cannot_be_removed_does_not_keep_the_window_from_closing():
+    background = Deferred()
+    storage = SimulatedStorage(1, faults=[FailCall("unlink", errno=errno.EACCES, times=None)])
+    window = small_window("/window", within=None, storage=storage, background=background, durable=False)
+    history = History(None)
+    first = 0
+    while len(background.jobs) < 2:
+        fill(window, history, 50, first=first)
+        background.take_steps(1)
+        first += 50
+    window.close()
+    assert storage.fired["unlink EACCES"] >= 1
+    assert all(job.done for job in background.jobs)
