@@ -6,6 +6,7 @@ counts that event and sends SIGKILL to its own process; nothing is closed, flush
 
 import dataclasses
 import os
+import random
 import signal
 
 import pyarrow as pa
@@ -16,6 +17,8 @@ import engine
 from engine import sinks, sources
 from engine._runtime.run import Options, execute
 from engine.source import Reader
+from engine.testing.determinism import run_deterministically
+from engine.testing.inline_threads import InlineBackground, InlineWorkers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Job:
 
     key: str = "key"
     within: int | None = None
+    partitions: int = 8
     memory: str = "64MiB"
     commit_every_bytes: int = 1
     """One byte: every file is an epoch of its own."""
@@ -42,6 +46,12 @@ class Job:
 
     kill_on: int = 1
     """Which occurrence of that event."""
+
+    halted: bool = False
+    """Whether the process stops itself before it begins, until somebody sends SIGCONT."""
+
+    seed: int | None = None
+    """Decides chance, clocks and the order of tasks, and all is done on one thread: the same calls in every run."""
 
 
 class CountedReads:
@@ -108,7 +118,7 @@ def pipeline(job: Job) -> engine.Pipeline:
         engine.Pipeline("events")
         .read(CountedReads(sources.parquet(job.input), job.reads))
         .dedup("event_id", within=job.within)
-        .key_by(job.key, partitions=8)
+        .key_by(job.key, partitions=job.partitions)
         .map(with_length)
         .write(sinks.parquet(job.output))
     )
@@ -116,6 +126,8 @@ def pipeline(job: Job) -> engine.Pipeline:
 
 def run(job: Job) -> None:
     """Run the job in this process, to its end or to its kill."""
+    if job.halted:
+        os.kill(os.getpid(), signal.SIGSTOP)
     built = pipeline(job)
     options = Options(
         state=job.state,
@@ -125,4 +137,10 @@ def run(job: Job) -> None:
         instrument=Executioner(job),
     )
     assert built.graph.sink is not None
-    trio.run(execute, built, built.graph.sink, options)
+    if job.seed is None:
+        trio.run(execute, built, built.graph.sink, options)
+        return
+    background = InlineBackground()
+    workers = InlineWorkers(random.Random(job.seed), background)
+    on_one_thread = dataclasses.replace(options, workers=lambda: workers, background=lambda name: background)
+    run_deterministically(job.seed, execute, built, built.graph.sink, on_one_thread)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,13 +33,15 @@ class Zygote:
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
 
-    def run(self, job: Job, *, kill_after_s: float | None = None) -> int:
-        """Run a job to its end, or kill it after a time."""
+    def run(self, job: Job, *, kill_after_s: float | None = None, begun: Callable[[int], None] | None = None) -> int:
+        """Run a job to its end, or kill it after a time; ``begun`` is given its pid."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")
         self._process.stdin.flush()
         pid = int(self._process.stdout.readline())
+        if begun is not None:
+            begun(pid)
         if kill_after_s is not None:
             ended, _, _ = select.select([self._process.stdout], [], [], kill_after_s)
             if not ended:
