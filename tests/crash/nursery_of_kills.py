@@ -33,20 +33,21 @@ class Zygote:
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
 
-    def run(self, job: Job, *, kill_after_s: float | None = None, begun: Callable[[int], None] | None = None) -> int:
-        """Run a job to its end, or kill it after a time; ``begun`` is given its pid."""
+    def run(self, job: Job, *, kill_after_s: float | None = None, stopped: Callable[[int], None] | None = None) -> int:
+        """Run a job to its end, or kill it after a time; ``stopped`` is given its pid whenever it has been stopped."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")
         self._process.stdin.flush()
         pid = int(self._process.stdout.readline())
-        if begun is not None:
-            begun(pid)
         if kill_after_s is not None:
             ended, _, _ = select.select([self._process.stdout], [], [], kill_after_s)
             if not ended:
                 os.kill(pid, signal.SIGKILL)
-        return int(self._process.stdout.readline())
+        while (said := self._process.stdout.readline()) == "stopped\n":
+            assert stopped is not None
+            stopped(pid)
+        return int(said)
 
     def __enter__(self) -> Self:
         return self

@@ -12,17 +12,19 @@ import re
 import signal
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crash.jobs import Job
 from crash.nursery_of_kills import KILLED, Zygote
 
+# "?": not every machine has each of them.
 CHANGING = (
-    "write pwrite64 writev pwritev pwritev2 fsync fdatasync sync_file_range fallocate ftruncate truncate flock openat "
-    "open creat rename renameat renameat2 link linkat symlink symlinkat unlink unlinkat rmdir mkdir mkdirat chmod "
-    "fchmod fchmodat copy_file_range sendfile"
-).split()
+    "?write,?pwrite64,?writev,?pwritev,?pwritev2,?fsync,?fdatasync,?sync_file_range,?fallocate,?ftruncate,?truncate,"
+    "?flock,?openat,?open,?creat,?rename,?renameat,?renameat2,?link,?linkat,?symlink,?symlinkat,?unlink,?unlinkat,"
+    "?rmdir,?mkdir,?mkdirat,?chmod,?fchmod,?fchmodat,?copy_file_range,?sendfile"
+)
 
 _LINE = re.compile(r"(\d+) +(\w+)\((.*)")
 _OPENING = ("open", "openat")
@@ -38,6 +40,30 @@ class SystemCall:
     pattern: str
 
 
+def attach(strace: str, pid: int, choices: list[str]) -> subprocess.Popen[str]:
+    """Start strace on a process; it is traced when this returns. Raises PermissionError."""
+    tracer = subprocess.Popen([strace, *choices, "-p", str(pid)], stderr=subprocess.PIPE, text=True)
+    assert tracer.stderr is not None
+    said = tracer.stderr.readline()
+    if "attached" not in said:
+        tracer.communicate()
+        os.kill(pid, signal.SIGKILL)
+        raise PermissionError(said)
+    return tracer
+
+
+def can_attach(strace: str) -> bool:
+    """Whether processes may be traced here."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        try:
+            tracer = attach(strace, process.pid, ["-o", os.devnull])
+        except PermissionError:
+            return False
+        process.kill()
+        tracer.communicate()
+        return True
+
+
 class Tracer:
     """Runs jobs under strace; their files are below ``directory``."""
 
@@ -49,7 +75,7 @@ class Tracer:
 
     def calls(self, job: Job) -> tuple[int, list[SystemCall]]:
         """Run a job to its end; its exit status, and every call that changes a file below the directory, in order."""
-        status = self._run(job, ["-e", f"trace={_names(CHANGING)}"])
+        status = self._run(job, ["-e", f"trace={CHANGING}"])
         return status, self._listed()
 
     def kill(self, job: Job, at: SystemCall) -> int:
@@ -60,21 +86,22 @@ class Tracer:
             assert str(self._directory) in last, f"killed elsewhere than at {at}: {last}"
         return status
 
-    def _run(self, job: Job, choices: list[str]) -> int:
-        tracers = []
+    def suspend(self, job: Job, at: SystemCall, meanwhile: Callable[[], None]) -> int:
+        """Run a job that is suspended behind that call until ``meanwhile`` has ended; its exit status."""
+        choices = ["-e", f"trace={at.name}", "-e", f"inject={at.name}:signal=SIGSTOP:when={at.nth}"]
+        return self._run(job, choices, meanwhile)
 
-        def attach(pid: int) -> None:
-            command = [self._strace, "-f", "-y", "-s", "0", "-o", str(self._listing), *choices, "-p", str(pid)]
-            tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-            tracers.append(tracer)
-            assert tracer.stderr is not None
-            said = tracer.stderr.readline()
+    def _run(self, job: Job, choices: list[str], meanwhile: Callable[[], None] | None = None) -> int:
+        tracers: list[subprocess.Popen[str]] = []
+
+        def go_on(pid: int) -> None:
+            if not tracers:
+                tracers.append(attach(self._strace, pid, ["-f", "-y", "-s", "0", "-o", str(self._listing), *choices]))
+            elif meanwhile is not None:
+                meanwhile()
             os.kill(pid, signal.SIGCONT)
-            if "attached" not in said:
-                os.kill(pid, signal.SIGKILL)
-                raise RuntimeError(f"strace cannot trace: {said}")
 
-        status = self._zygote.run(replace(job, halted=True), begun=attach)
+        status = self._zygote.run(replace(job, halted=True), stopped=go_on)
         for tracer in tracers:
             tracer.communicate()
         return status
@@ -98,7 +125,3 @@ class Tracer:
     def _pattern(self, rest: str) -> str:
         path = rest.split(str(self._directory))[-1]  # of a rename the target
         return _VARYING.sub("#", re.split(r'[>"]', path)[0])
-
-
-def _names(names: list[str]) -> str:
-    return ",".join(f"?{name}" for name in names)  # "?": not every machine has each of them
