@@ -163,14 +163,24 @@ def split_into_files(table: pa.Table, directory: Path, files: int) -> None:
 
 
 def limit(limits: dict[str, int]) -> None:
-    """Let this process have no more than that: of memory, more than it has now."""
+    """Let this process have no more than that: of memory and descriptors, beside what it has now."""
     for name, most in limits.items():
         used = 0
         if name == "RLIMIT_AS":
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             used = pages * resource.getpagesize()
+        elif name == "RLIMIT_NOFILE":
+            used = max(int(number) for number in os.listdir("/proc/self/fd"))
         number = getattr(resource, name)
         resource.setrlimit(number, (used + most, resource.getrlimit(number)[1]))
+
+
+def lift(limits: dict[str, int]) -> None:
+    """Let it have what it likes again."""
+    for name in limits:
+        number = getattr(resource, name)
+        most = resource.getrlimit(number)[1]
+        resource.setrlimit(number, (most, most))
 
 
 def pipeline(job: Job) -> engine.Pipeline:

@@ -37,8 +37,6 @@ class Victim:
             partitions=2,
             output=str(self.run / "output"),
             state=str(self.run / "state"),
-            reads=str(directory / "reads"),
-            events=str(directory / "events"),
         )
         self.begin_anew()
 
@@ -88,6 +86,16 @@ class Victim:
     def try_with(self, **fault: Any) -> int:
         """Run the first attempt with a fault, given as fields of the job; its exit status."""
         return self._zygote.run(replace(self._attempt(0), **fault))
+
+    def sweep(self, resource: str, limits: list[int]) -> list[int]:
+        """The first attempt under each of the limits, and then one without: the exit status of each."""
+        statuses = []
+        for most in limits:
+            self.begin_anew()
+            statuses.append(self.try_with(limits={resource: most}))
+            self.finish(1)
+        print(f"{resource}: {dict(zip(limits, statuses, strict=True))}")
+        return statuses
 
     def finish(self, kills: int) -> None:
         assert self._zygote.run(self._attempt(kills)) == 0

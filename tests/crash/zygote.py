@@ -32,6 +32,7 @@ def serve() -> None:
                 status = 0
             except BaseException as error:
                 status = status_of(error)
+                jobs.lift(job.limits)
                 traceback.print_exc()
             finally:
                 sys.stderr.flush()
