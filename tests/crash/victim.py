@@ -60,17 +60,16 @@ class Victim:
         assert status == KILLED, f"{at} was not reached: the job ended with {status}"
         self.hit[at.name, at.pattern] += 1
 
-    def suspend(self, at: SystemCall) -> int:
-        """Suspend the first attempt behind that call, let another run take its lock away and end, and wake it: its exit
-        status. What the other one wrote must stay as it is.
+    def suspend(self, at: SystemCall, successor: Zygote) -> int:
+        """Suspend the first attempt behind that call, let a run of ``successor`` take its lock away and end, and wake
+        it: its exit status. What the other one wrote must stay as it is.
         """
         found: list[dict[str, bytes]] = []
 
         def take_over() -> None:
             for lock in self.run.rglob("LOCK"):
                 lock.unlink()
-            with Zygote(self.run.parent / "successor.log") as successor:
-                assert successor.run(self._attempt(1)) == 0
+            assert successor.run(self._attempt(1)) == 0
             self.check()
             found.append(self.output())
 
@@ -96,6 +95,12 @@ class Victim:
             self.finish(1)
         print(f"{resource}: {dict(zip(limits, statuses, strict=True))}")
         return statuses
+
+    def move_staged_files_away(self) -> None:
+        staged = [path for path in self.run.glob(".output.staging-*/*") if path.is_file()]
+        assert staged, "the next run was refused, and not for what was staged too late"
+        for path in staged:
+            path.unlink()
 
     def finish(self, kills: int) -> None:
         assert self._zygote.run(self._attempt(kills)) == 0
