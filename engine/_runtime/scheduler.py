@@ -30,6 +30,7 @@ from engine._runtime.lane import SinkLane, StageLane
 from engine._runtime.reading import SourceReading
 from engine._runtime.worker import Dedicated, Workers
 from engine.background import BackgroundThread
+from engine.checkpoint.fence import FencedStorage
 from engine.checkpoint.store import StateDirectory
 from engine.graph import Graph
 from engine.instrument import Instrument
@@ -228,7 +229,7 @@ class Scheduler:
             offload=offload,
             background=self._background,
             memory_bytes=self.budget.dedup_bytes,
-            storage=self._storage,
+            storage=self._storage if self._state is None else FencedStorage(self._storage, self._state.check),
             directory=directory,
             durable=self._state is not None,
             seed=self._seed,

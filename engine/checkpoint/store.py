@@ -191,6 +191,10 @@ class StateDirectory:
         """The directory for the rows that a sink keeps until their commit. It may not exist yet; any name is safe."""
         return os.path.join(self.path, "sinks", _escaped(sink))
 
+    def check(self) -> None:
+        """Raise OSError where this attempt has lost the directory, or is the copy of a forked child."""
+        self._lock.check()
+
     def append_commit(self, commit: Commit) -> None:
         """Make ``commit`` durable: the commit point. May block for the length of an fsync, or two.
 

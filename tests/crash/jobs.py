@@ -4,18 +4,32 @@ A job is the main job of the README on files of real events. Where it is to be k
 counts that event and sends SIGKILL to its own process; nothing is closed, flushed or unwound then.
 """
 
+import ctypes
 import dataclasses
 import os
+import random
+import resource
 import signal
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import trio
 
 import engine
 from engine import sinks, sources
 from engine._runtime.run import Options, execute
 from engine.source import Reader
+from engine.testing.determinism import run_deterministically
+from engine.testing.inline_threads import InlineBackground, InlineWorkers
+
+REFUSED = 3
+"""Exit status of a job that ended with an error of the engine."""
+
+OUT_OF_MEMORY = 4
+EXITED = 5
+"""That of a job whose map leaves the process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +39,15 @@ class Job:
     input: str
     output: str = ""
     state: str = ""
-    reads: str = ""
+    reads: str = os.devnull
     """A file to which every read appends its count of rows, so that rows are counted across kills."""
 
-    events: str = ""
+    events: str = os.devnull
     """A file to which every event of the instrument is appended, a line each."""
 
     key: str = "key"
     within: int | None = None
+    partitions: int = 8
     memory: str = "64MiB"
     commit_every_bytes: int = 1
     """One byte: every file is an epoch of its own."""
@@ -42,6 +57,18 @@ class Job:
 
     kill_on: int = 1
     """Which occurrence of that event."""
+
+    halted: bool = False
+    """Whether the process stops itself before it begins, until somebody sends SIGCONT."""
+
+    limits: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Resources of the process by name (``RLIMIT_FSIZE``), and how much of each it may have."""
+
+    crash: str | None = None
+    """How the map ends the process at its second batch: "abort", "segfault" or "exit"; "memory" raises MemoryError."""
+
+    seed: int | None = None
+    """Decides chance, clocks and the order of tasks, and all is done on one thread: the same calls in every run."""
 
 
 class CountedReads:
@@ -103,19 +130,74 @@ def with_length(rows: pa.RecordBatch) -> pa.RecordBatch:
     return rows.append_column("key_bytes", pc.binary_length(rows.column("key")))
 
 
+class Crashing:
+    """A map that does what ``with_length`` does, and at its second batch ends the process without a word."""
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+        self._batches = 0
+
+    def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        self._batches += 1
+        if self._batches == 2:
+            self._crash()
+        return with_length(rows)
+
+    def _crash(self) -> None:
+        match self._how:
+            case "abort":
+                os.abort()
+            case "segfault":
+                ctypes.string_at(0)
+            case "exit":
+                os._exit(EXITED)
+            case "memory":
+                raise MemoryError
+
+
+def split_into_files(table: pa.Table, directory: Path, files: int) -> None:
+    directory.mkdir()
+    rows = -(-table.num_rows // files)
+    for number in range(files):
+        pq.write_table(table.slice(number * rows, rows), directory / f"events-{number:03}.parquet")
+
+
+def limit(limits: dict[str, int]) -> None:
+    """Let this process have no more than that: of memory and descriptors, beside what it has now."""
+    for name, most in limits.items():
+        used = 0
+        if name == "RLIMIT_AS":
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            used = pages * resource.getpagesize()
+        elif name == "RLIMIT_NOFILE":
+            used = max(int(number) for number in os.listdir("/proc/self/fd"))
+        number = getattr(resource, name)
+        resource.setrlimit(number, (used + most, resource.getrlimit(number)[1]))
+
+
+def lift(limits: dict[str, int]) -> None:
+    """Let it have what it likes again."""
+    for name in limits:
+        number = getattr(resource, name)
+        most = resource.getrlimit(number)[1]
+        resource.setrlimit(number, (most, most))
+
+
 def pipeline(job: Job) -> engine.Pipeline:
     return (
         engine.Pipeline("events")
         .read(CountedReads(sources.parquet(job.input), job.reads))
         .dedup("event_id", within=job.within)
-        .key_by(job.key, partitions=8)
-        .map(with_length)
+        .key_by(job.key, partitions=job.partitions)
+        .map(with_length if job.crash is None else Crashing(job.crash))
         .write(sinks.parquet(job.output))
     )
 
 
 def run(job: Job) -> None:
     """Run the job in this process, to its end or to its kill."""
+    if job.halted:
+        os.kill(os.getpid(), signal.SIGSTOP)
     built = pipeline(job)
     options = Options(
         state=job.state,
@@ -125,4 +207,11 @@ def run(job: Job) -> None:
         instrument=Executioner(job),
     )
     assert built.graph.sink is not None
-    trio.run(execute, built, built.graph.sink, options)
+    limit(job.limits)
+    if job.seed is None:
+        trio.run(execute, built, built.graph.sink, options)
+        return
+    background = InlineBackground()
+    workers = InlineWorkers(random.Random(job.seed), background)
+    on_one_thread = dataclasses.replace(options, workers=lambda: workers, background=lambda name: background)
+    run_deterministically(job.seed, execute, built, built.graph.sink, on_one_thread)

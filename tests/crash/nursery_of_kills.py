@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,8 +33,8 @@ class Zygote:
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
 
-    def run(self, job: Job, *, kill_after_s: float | None = None) -> int:
-        """Run a job to its end, or kill it after a time."""
+    def run(self, job: Job, *, kill_after_s: float | None = None, stopped: Callable[[int], None] | None = None) -> int:
+        """Run a job to its end, or kill it after a time; ``stopped`` is given its pid whenever it has been stopped."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")
@@ -43,7 +44,10 @@ class Zygote:
             ended, _, _ = select.select([self._process.stdout], [], [], kill_after_s)
             if not ended:
                 os.kill(pid, signal.SIGKILL)
-        return int(self._process.stdout.readline())
+        while (said := self._process.stdout.readline()) == "stopped\n":
+            assert stopped is not None
+            stopped(pid)
+        return int(said)
 
     def __enter__(self) -> Self:
         return self

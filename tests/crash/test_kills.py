@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from crash import model
-from crash.jobs import Job
+from crash.jobs import Job, split_into_files
 from crash.nursery_of_kills import KILLED, Onlooker, Zygote
 
 from engine.testing.workload import redeliver
@@ -61,13 +60,6 @@ def plan_of(kills: int, gaps: tuple[str, ...], per_gap: int, generator: random.R
     planned += [Kill(None, 1, generator.uniform(0.0, longest_s)) for _ in range(kills - len(planned))]
     generator.shuffle(planned)
     return planned
-
-
-def split_into_files(table: pa.Table, directory: Path, files: int) -> None:
-    directory.mkdir()
-    rows = -(-table.num_rows // files)
-    for number in range(files):
-        pq.write_table(table.slice(number * rows, rows), directory / f"events-{number:03}.parquet")
 
 
 SEALING = ("seal.begin", "seal.end", "merge.begin", "merge.end")

@@ -1,7 +1,8 @@
 """A process that has everything imported and forks a child for each job, so that a thousand kills take minutes.
 
 It reads one JSON object a line from its standard input (the fields of a job), forks, answers with the child's pid,
-and, when the child has ended, with its exit status. It never starts a thread itself, so that forking is safe.
+says so whenever the child has been stopped, and, when it has ended, answers with its exit status. It never starts a
+thread itself, so that forking is safe.
 """
 
 import json
@@ -10,6 +11,14 @@ import sys
 import traceback
 
 import jobs
+
+from engine.errors import EngineError
+
+
+def status_of(error: BaseException) -> int:
+    if isinstance(error, EngineError):
+        return jobs.REFUSED
+    return jobs.OUT_OF_MEMORY if isinstance(error, MemoryError) else 70
 
 
 def serve() -> None:
@@ -21,13 +30,18 @@ def serve() -> None:
             try:
                 jobs.run(job)
                 status = 0
-            except BaseException:
+            except BaseException as error:
+                status = status_of(error)
+                jobs.lift(job.limits)
                 traceback.print_exc()
             finally:
                 sys.stderr.flush()
                 os._exit(status)
         print(pid, flush=True)
-        _, status = os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        while os.WIFSTOPPED(status):
+            print("stopped", flush=True)
+            _, status = os.waitpid(pid, os.WUNTRACED)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 

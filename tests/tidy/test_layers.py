@@ -21,6 +21,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("engine.pipeline",),
     ("engine.checkpoint.manifest",),
     ("engine.checkpoint.protocol",),
+    ("engine.checkpoint.fence",),
     ("engine.checkpoint.store",),
     ("engine.checkpoint.inspection",),
     ("engine._runtime",),

@@ -23,6 +23,7 @@ ENVIRONMENT = {
 LEFT_OUT = {
     ("tests/stress/conftest.py", "a test is left out"): "a plain user may lack spin; in CI the same line fails",
     ("tests/sinks/conftest.py", "a test is left out"): "a plain user may lack PostgreSQL; in CI the line above fails",
+    ("tests/crash/conftest.py", "a test is left out"): "a plain user may lack strace; in CI the line above fails",
 }
 """Which tests may be left out, and why."""
 
