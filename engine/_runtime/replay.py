@@ -119,17 +119,21 @@ class _BoundedReader:
         if self._ended:
             return None
         read = self._reader.read()
-        if read is None:
-            raise self._lost(f"it ends after {self._rows:,} rows without coming there")
-        self._rows += read.rows.num_rows
         limit = self._bounded.rows
+        if read is None:
+            if self._rows != limit or self._following() is not None:
+                raise self._lost(f"it ends after {self._rows:,} rows without coming there")
+            self._ended = True
+            return None
+        self._rows += read.rows.num_rows
         if canonical(read.offset) == self._end:
             self._ended = True
         elif limit is not None and self._rows > limit:
             kept = read.rows.num_rows - (self._rows - limit)
-            self._check_follows(read.rows.slice(max(0, kept)))
+            self._check_follows(read.rows.slice(kept))
             self._ended, self._rows = True, limit
-            read = Read(read.rows.slice(0, kept), read.origin.part(0, kept), self._bounded.end)
+            origin = replace(read.origin, stop=read.origin.start + kept)
+            read = Read(read.rows.slice(0, kept), origin, self._bounded.end)
         if self._ended and limit is not None and self._rows != limit:
             raise self._lost(f"{self._rows:,} rows come before it, and {limit:,} are committed")
         return read
@@ -138,7 +142,14 @@ class _BoundedReader:
         self._reader.close()
 
     def _check_follows(self, rows: pa.RecordBatch) -> None:
-        """Whether ``rows`` are what the source gives behind the committed offset."""
+        """Raise unless ``rows`` are what the source gives behind the committed offset."""
+        following = self._following()
+        count = min(rows.num_rows, following.num_rows) if following is not None else 0
+        if following is None or not rows.slice(0, count).equals(following.slice(0, count)):
+            raise self._lost(f"the rows behind the first {self._bounded.rows:,} are not those that follow it")
+
+    def _following(self) -> pa.RecordBatch | None:
+        """The first rows behind the committed offset."""
         reader = self._bounded.source.open(self._bounded.end, durable=True)
         try:
             following = reader.read()
@@ -146,14 +157,12 @@ class _BoundedReader:
                 following = reader.read()
         finally:
             reader.close()
-        count = min(rows.num_rows, following.rows.num_rows) if following is not None else 0
-        if following is None or not rows.slice(0, count).equals(following.rows.slice(0, count)):
-            raise self._lost(f"the rows behind the first {self._bounded.rows:,} are not those that follow it")
+        return None if following is None else following.rows
 
     def _lost(self, what: str) -> StateError:
         name = self._bounded.name
         return StateError(
             f"{name}: the offset of the last commit, {self._end.decode()}, is not found again: {what}.\n"
-            "  Nothing was changed. Give the source back all rows since the first run, or bring back a whole copy of the"
-            " state."
+            "  Nothing was changed. Give the source back all rows since the first run, or bring back a whole copy of"
+            " the state."
         )
