@@ -1,7 +1,7 @@
-"""What ``engine checkpoint`` prints: the state of pipelines for people, and for programs as JSON; and the repair.
+"""What ``engine checkpoint`` prints: the state of pipelines for people, and for programs as JSON.
 
 Laws
-    - All but the repair only reads, also beside a run that owns the state.
+    - Only reads, also beside a run that owns the state.
     - Seeds are secret: they are never shown.
 """
 
@@ -10,17 +10,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from engine._runtime.repair import repair
-from engine._runtime.run import Options
 from engine.byte_size import format_bytes
 from engine.checkpoint.inspection import Inspection, Verification, inspect, state_directories, verify
 from engine.checkpoint.manifest import Commit
 from engine.checkpoint.store import taken_by
 from engine.errors import CorruptState, StateError
-from engine.pipeline import Pipeline
 from engine.storage import Storage
 
-__all__ = ["list_states", "repair_state", "show_state", "verify_states"]
+__all__ = ["list_states", "show_state", "verify_states"]
 
 _COLUMNS = ("pipeline", "epoch", "commit", "term", "rows in", "rows out", "state", "owner")
 _LINE_WIDTH = 160
@@ -85,19 +82,6 @@ def verify_states(directory: str) -> None:
             path=first,
             offset=offset,
         )
-
-
-def repair_state(pipeline: Pipeline, directory: str, *, memory: str) -> None:
-    """Repair the state of ``pipeline`` and print what was done. Raises as ``repair``."""
-    repaired = repair(pipeline, Options(state=directory, memory=memory))
-    if not repaired.damaged:
-        print(f"{pipeline.name}: no file is damaged; nothing was changed")
-        return
-    print(f"{pipeline.name}: rebuilt through epoch {repaired.epoch} from {repaired.rows:,} rows; the next run goes on")
-    for file in repaired.damaged:
-        print(f"  damaged, kept  {file.path}")
-    for path in repaired.rebuilt:
-        print(f"  rebuilt        {path}")
 
 
 def _row(inspection: Inspection) -> tuple[str, ...]:

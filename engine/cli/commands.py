@@ -154,7 +154,7 @@ def repair(
     The damaged files stay where they are. A damaged manifest cannot be repaired: only it tells up to where the sources
     were committed.
     """
-    from engine.cli.checkpoint import repair_state
+    from engine.cli.repair import repair_state
 
     repair_state(load_pipeline(reference), str(state), memory=memory)
 

@@ -4,6 +4,7 @@ The model is a run to which nothing happened. Verified: each kind of file, flipp
 FINAL; what is refused, and that it changes nothing; power cuts at every change of the disk.
 """
 
+import itertools
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ from engine import Log, Pipeline, run, sinks, sources
 from engine._runtime.repair import repair, repair_async
 from engine._runtime.run import Options, execute
 from engine.checkpoint.inspection import inspect, verify
+from engine.cli.main import main
 from engine.errors import CorruptState, EngineError, InputError, StageError, StateError
 from engine.storage import Storage
 from engine.testing.crash_states import crash_states
@@ -305,6 +307,29 @@ def test_a_merge_of_sources_is_known_only_where_it_does_not_count(tmp_path):
         assert sorted(found) == sorted(known)
 
 
+def test_the_command(copy, monkeypatch, capsys):
+    monkeypatch.chdir(copy)
+    monkeypatch.syspath_prepend(str(copy))
+    (copy / "mendable.py").write_text(
+        f"from runtime.test_repair import pipeline\n\ndef job():\n    return pipeline({str(copy / 'out')!r})\n"
+    )
+    command = ["checkpoint", "repair", "mendable:job", "--state", str(copy / "state")]
+    assert main(command) == 0
+    assert capsys.readouterr().out == "repaired: no file is damaged; nothing was changed\n"
+    victim = victims(copy, "ids")[0]
+    harm(victim, "flipped")
+    assert main(["checkpoint", "verify", str(copy / "state")]) == 1
+    assert "engine checkpoint repair MODULE:PIPELINE" in capsys.readouterr().err
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("repaired: rebuilt through epoch ")
+    assert lines[1] == f"  damaged, kept  {victim}"
+    assert lines[2].startswith(f"  rebuilt        {victim.parent}.rebuilt-")
+    assert main(["checkpoint", "verify", str(copy / "state")]) == 0
+    assert main(["checkpoint", "repair", "mendable:job", "--state", str(copy / "nowhere")]) == 1
+    assert "StateError" in capsys.readouterr().err
+
+
 def simulated(storage, *, stop=None, mend=False):
     """Run, or repair, on a simulated disk."""
     background = InlineBackground()
@@ -319,11 +344,13 @@ def simulated(storage, *, stop=None, mend=False):
     )
     made = pipeline("/out", stop=stop, read=sources.memory(SMALL, id="rows"), storage=storage)
     if mend:
-        return run_deterministically(1, repair_async, made, chosen)
-    return run_deterministically(1, execute, made, made.graph.sink, chosen)
+        return run_deterministically(next(STARTS), repair_async, made, chosen)
+    return run_deterministically(next(STARTS), execute, made, made.graph.sink, chosen)
 
 
 SMALL = batches(12_000)
+STARTS = itertools.count()
+"""A seed for each start: no two draw the same ids."""
 
 
 def output_of(storage):
@@ -333,7 +360,7 @@ def output_of(storage):
     return sorted((row["value"], row["id"]) for table in tables for row in table.to_pylist())
 
 
-def damaged_disk():
+def damaged_disk(kind=SimulatedStorage):
     """A stopped run on a simulated disk, one of its files cut short; and what it would have written."""
     undisturbed, storage = SimulatedStorage(), SimulatedStorage(record=True)
     simulated(undisturbed)
@@ -343,7 +370,9 @@ def damaged_disk():
     with storage.open(victim.path, write=True) as file:
         file.truncate(victim.size_bytes // 2)
         file.sync()
-    return storage.crash(), victim.path, output_of(undisturbed)
+    reached = storage.crash()
+    reached.__class__ = kind
+    return reached, victim.path, output_of(undisturbed)
 
 
 def test_power_cuts_while_repairing(crash_state_count, generator):
@@ -351,12 +380,14 @@ def test_power_cuts_while_repairing(crash_state_count, generator):
     storage, victim, expected = damaged_disk()
     assert [file.path for file in simulated(storage, mend=True).damaged] == [victim]
     seen = Counter()
-    most = max(40, crash_state_count // 50)
-    for state in crash_states(storage, most=most, seed=generator.getrandbits(32)):
+    for number, state in enumerate(crash_states(storage, most=crash_state_count, seed=generator.getrandbits(32))):
         after = state.storage()
         found = [file.path for file in verify(after, "/state/repaired").damaged]
         assert found in ([], [victim]), state
         seen["repaired" if not found else "as before"] += 1
+        if number % 25:
+            continue
+        seen["gone on"] += 1
         assert [file.path for file in simulated(after, mend=True).damaged] == found
         assert verify(after, "/state/repaired").damaged == ()
         simulated(after)
@@ -364,6 +395,24 @@ def test_power_cuts_while_repairing(crash_state_count, generator):
     print(dict(seen))
     assert seen["as before"] > 10
     assert seen["repaired"] > 0
+    assert seen["gone on"] > 10
+
+
+class AdoptFirst(SimulatedStorage):
+    """The mutant: what the new manifest names is not synced before it."""
+
+    def sync_directory(self, path):
+        if not path.endswith("/repaired/stages"):
+            super().sync_directory(path)
+
+
+def test_rebuilt_files_without_a_durable_name_are_found(crash_state_count, generator):
+    """The check of the power cuts can fail."""
+    storage, victim, _ = damaged_disk(AdoptFirst)
+    simulated(storage, mend=True)
+    states = crash_states(storage, most=crash_state_count, seed=generator.getrandbits(32))
+    found = ([file.path for file in verify(state.storage(), "/state/repaired").damaged] for state in states)
+    assert any(paths not in ([], [victim]) for paths in found)
 
 
 def test_a_damaged_manifest_stays_damaged_and_says_why(copy):
