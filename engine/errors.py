@@ -92,7 +92,7 @@ class StateError(EngineError):
 
 
 class CorruptState(StateError):  # noqa: N818 - what it is, not that it is one
-    """A file of the state directory is damaged. Nothing was changed or deleted; restore the file, or start anew."""
+    """A file of the state directory is damaged. Nothing was changed or deleted; restore or repair it, or start anew."""
 
     def __init__(self, message: str, *, path: str, offset: int | None = None) -> None:
         self.path = path

@@ -136,7 +136,8 @@ class Coordinator:
     ) -> None:
         """The barrier passed a stage, whose state is durable."""
         cut = self._open_cut(epoch)
-        cut.states.setdefault(stage, [None] * len(self._transforms[stage]))[partition] = state
+        placed = self._state.placed(stage, partition, state)
+        cut.states.setdefault(stage, [None] * len(self._transforms[stage]))[partition] = placed
         cut.count(counters)
         self._snapshot_reported(cut)
 

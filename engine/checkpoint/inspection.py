@@ -157,7 +157,7 @@ def _checks(storage: Storage, inspection: Inspection) -> Iterator[FileCheck]:
     for stage, states in inspection.last_commit.states.items():
         for partition, state in enumerate(states):
             if state is not None:
-                directory = stage_directory(inspection.path, stage, partition)
+                directory = stage_directory(inspection.path, stage, partition, state)
                 yield from check_window_files(storage, directory, state)
 
 

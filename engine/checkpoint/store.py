@@ -5,6 +5,8 @@
     <path>/manifest-<number>.tmp           a manifest that never got its name; deleted
     <path>/manifest-<number>.torn-<term>   what stood behind the last valid record at the start of that term; kept
     <path>/stages/<name>-<partition>/      the stages' own files; names are escaped, contents are the stages' affair
+    <path>/stages/<name>-<partition>.rebuilt-<id>/   the same after a repair, where the state in the COMMIT says so
+    <path>/repair/                         what a repair under way has rebuilt so far; deleted by the next one
     <path>/sinks/<name>/                   the same for rows that a sink keeps until their commit
 
 Laws
@@ -30,9 +32,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from engine.checkpoint import manifest
 from engine.checkpoint.manifest import Commit, Damage, Decoded, Final, Header, Record, Term
@@ -42,13 +44,18 @@ from engine.nature import random_id, wall_clock
 from engine.progress import Epoch, Token
 from engine.storage import File, Held, Lock, Storage
 
+if TYPE_CHECKING:
+    from engine.stage import StageState
+
 __all__ = [
     "ROLL_AT_BYTES",
     "FoundManifest",
     "StateDirectory",
     "Torn",
+    "check_fingerprint",
     "find_manifest",
     "stage_directory",
+    "take",
     "taken_by",
 ]
 
@@ -62,6 +69,8 @@ TERM_BITS = 64
 _MANIFEST = re.compile(r"manifest-(\d{8,})")
 _LEFTOVER = re.compile(r"manifest-\d{8,}\.tmp")
 _OURS = re.compile(r"manifest-\d{8,}\.torn-[0-9a-f]+|stages|sinks")
+_PLACE = "directory"
+"""The key in the state of a stage that was rebuilt: where its files lie, below the state directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +119,23 @@ class StateDirectory:
 
     @classmethod
     def open(
-        cls, storage: Storage, path: str, *, fingerprint: Mapping[str, Any], roll_at_bytes: int = ROLL_AT_BYTES
+        cls,
+        storage: Storage,
+        path: str,
+        *,
+        fingerprint: Mapping[str, Any],
+        roll_at_bytes: int = ROLL_AT_BYTES,
+        lock: Lock | None = None,
     ) -> Self:
-        """Take the directory, made where missing, and begin a term in it.
+        """Take the directory, made where missing, and begin a term in it. ``lock``: that of who has ``take``n it.
 
         Raises StateError where it is in use, cannot be used, is of a later format, or is of a graph with another
         ``fingerprint`` (JSON); CorruptState, naming file and offset, where it is damaged. It is unchanged then.
         """
-        with _explained(path, "cannot be opened"):
-            storage.make_directory(path)
-            lock = storage.lock(os.path.join(path, "LOCK"))
+        if lock is None:
+            with _explained(path, "cannot be opened"):
+                storage.make_directory(path)
+            lock = take(storage, path)
         try:
             with _explained(path, "cannot be opened"):
                 return cls._begin(storage, path, lock, fingerprint, roll_at_bytes)
@@ -137,7 +153,7 @@ class StateDirectory:
             header, history = Header(random_id(INCARNATION_BITS), bytes.fromhex(random_id(SEED_BITS)), 0), History()
         else:
             header, history = found.header, found.history
-            _check_fingerprint(path, history, fingerprint)
+            check_fingerprint(path, history.last_commit, fingerprint)
         state = cls(storage, path, lock, header, history, roll_at_bytes)
         try:
             state._start(names, found)
@@ -185,7 +201,16 @@ class StateDirectory:
 
     def stage_directory(self, stage: str, partition: int) -> str:
         """The directory for a stage's own files in one partition. It may not exist yet; any name is safe."""
-        return stage_directory(self.path, stage, partition)
+        return stage_directory(self.path, stage, partition, self._state_of(stage, partition))
+
+    def placed(self, stage: str, partition: int, state: "StageState | None") -> "StageState | None":
+        """``state`` as the next COMMIT has to hold it: a stage that was rebuilt goes on where that put its files."""
+        before = self._state_of(stage, partition) or {}
+        return state if state is None or _PLACE not in before else state | {_PLACE: before[_PLACE]}
+
+    def _state_of(self, stage: str, partition: int) -> "StageState | None":
+        states = self.last_commit.states.get(stage, []) if self.last_commit is not None else []
+        return states[partition] if partition < len(states) else None
 
     def sink_directory(self, sink: str) -> str:
         """The directory for the rows that a sink keeps until their commit. It may not exist yet; any name is safe."""
@@ -206,6 +231,30 @@ class StateDirectory:
     def append_final(self, epoch: Epoch) -> None:
         """Note that the commit of ``epoch`` is published and acknowledged. Raises as ``append_commit``."""
         self._append(Final(epoch), f"FINAL of epoch {epoch}")
+
+    def adopt(self, rebuilt: "Mapping[tuple[str, int], tuple[str, StageState]]") -> None:
+        """Take rebuilt states, each a directory with its description, in place of those of the last COMMIT.
+
+        All else of it stays, whether it is FINAL or not; durable when this returns. The old files stay where they are.
+        Raises StateError where that fails (its outcome is unknown then), and RuntimeError where there is no COMMIT.
+        """
+        if self.last_commit is None:
+            raise RuntimeError("commit protocol: there is no COMMIT whose states could be replaced")
+        states = {stage: list(lanes) for stage, lanes in self.last_commit.states.items()}
+        with _explained(self.path, "the rebuilt states could not be put in place"):
+            self._storage.make_directory(os.path.join(self.path, "stages"))
+            for (stage, partition), (directory, state) in rebuilt.items():
+                place = f"{stage_directory('', stage, partition)}.rebuilt-{self.term}"
+                self._storage.rename(directory, os.path.join(self.path, place))
+                states[stage][partition] = state | {_PLACE: place}
+            self._storage.sync_directory(os.path.join(self.path, "stages"))
+        self._history = replace(self._history, last_commit=replace(self.last_commit, states=states))
+        try:
+            with _explained(self.path, "the rebuilt states could not be committed"):
+                self._write_manifest([_manifest_name(self._number)])
+        except BaseException as error:
+            self._failure = error
+            raise
 
     def close(self) -> None:
         """Let others have the directory. Harmless when repeated, and in a forked child."""
@@ -287,9 +336,18 @@ class StateDirectory:
         return Torn(path, offset, len(tail))
 
 
-def stage_directory(path: str, stage: str, partition: int) -> str:
-    """Where a stage's own files of one partition lie in the state directory ``path``."""
-    return os.path.join(path, "stages", f"{_escaped(stage)}-{partition:05}")
+def take(storage: Storage, path: str) -> Lock:
+    """The lock of the state directory ``path``. Raises StateError where it is in use or cannot be used."""
+    with _explained(path, "cannot be opened"):
+        return storage.lock(os.path.join(path, "LOCK"))
+
+
+def stage_directory(path: str, stage: str, partition: int, state: "StageState | None" = None) -> str:
+    """Where a stage's own files of one partition lie in the state directory ``path``: where ``state`` says, if it was
+    rebuilt.
+    """
+    place = (state or {}).get(_PLACE)
+    return os.path.join(path, place or os.path.join("stages", f"{_escaped(stage)}-{partition:05}"))
 
 
 def _manifest_name(number: int) -> str:
@@ -354,11 +412,12 @@ def _corrupt(path: str, file: str, offset: int | None, reason: str) -> CorruptSt
     return CorruptState(f"{file} is damaged{where}: {reason}.\n  {advice}", path=file, offset=offset)
 
 
-def _check_fingerprint(path: str, history: History, fingerprint: Mapping[str, Any]) -> None:
-    if history.last_commit is None:
+def check_fingerprint(path: str, commit: Commit | None, fingerprint: Mapping[str, Any]) -> None:
+    """Raise StateError where ``commit``, the last one in ``path``, is of another graph."""
+    if commit is None:
         return
     new: dict[str, Any] = json.loads(manifest.canonical(dict(fingerprint)))
-    differences = compare(history.last_commit.fingerprint, new)
+    differences = compare(commit.fingerprint, new)
     if differences:
         lines = "".join(f"\n  {line}" for line in differences)
         advice = "Nothing was changed. Run the pipeline as it was, or give this one its own state= and output."

@@ -77,7 +77,8 @@ def verify_states(directory: str) -> None:
         where = "" if offset is None else f" at byte {offset:,}"
         raise CorruptState(
             f"{directory}: damaged: {len(damaged):,} of {_count(files)} (first: {first}{where}).\n"
-            "  Nothing was changed. Bring back a whole copy, or begin anew with another state= and output.",
+            "  Nothing was changed. Rebuild files of stages: engine checkpoint repair MODULE:PIPELINE --state DIR."
+            " Or bring back a whole copy, or begin anew with another state= and output.",
             path=first,
             offset=offset,
         )

@@ -106,7 +106,7 @@ def explain(
     print(load_pipeline(reference).explain(format=format))
 
 
-checkpoint = App(name="checkpoint", help="Look at the state of pipelines; changes nothing, also beside a run.")
+checkpoint = App(name="checkpoint", help="Look at the state of pipelines, also beside a run, and repair it.")
 app.command(checkpoint)
 
 State = Annotated[Path, Parameter(help="What was passed as state=, or the directory of one pipeline in it.")]
@@ -139,6 +139,24 @@ def verify(state: State, /) -> None:
     from engine.cli.checkpoint import verify_states
 
     verify_states(str(state))
+
+
+@checkpoint.command
+def repair(
+    reference: Reference,
+    /,
+    *,
+    state: Annotated[Path, Parameter(help="What was passed as state= when it ran.")],
+    memory: Memory = "512MiB",
+) -> None:
+    """Rebuild damaged files of stages: read the sources again, up to what the last commit holds, and emit nothing.
+
+    The damaged files stay where they are. A damaged manifest cannot be repaired: only it tells up to where the sources
+    were committed.
+    """
+    from engine.cli.repair import repair_state
+
+    repair_state(load_pipeline(reference), str(state), memory=memory)
 
 
 @app.command

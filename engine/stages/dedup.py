@@ -14,7 +14,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from engine.batch import Batch
-from engine.errors import PipelineError, StateError, missing_column
+from engine.errors import CorruptState, PipelineError, StateError, missing_column
 from engine.stage import StageState, Surroundings
 from engine.stages.hash_partitioner import column_indices
 from engine.stages.key_window import Exactness, KeyWindow, chunk_ids_of, exactness_faults
@@ -121,6 +121,10 @@ class DedupTransform:
         """Call what may touch the window's files. Raises StateError where the file system refuses."""
         try:
             return fn(*args)
+        except CorruptState as error:
+            if self._surroundings.durable:
+                error.add_note("  Or rebuild it from the sources: engine checkpoint repair MODULE:PIPELINE --state DIR")
+            raise
         except OSError as error:
             raise StateError(
                 f"{self._name}: the keys in {self._surroundings.directory} cannot be read or written: {error}\n"
