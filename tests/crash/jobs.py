@@ -22,7 +22,7 @@ from engine import sinks, sources
 from engine._runtime.run import Options, execute
 from engine.source import Reader
 from engine.testing.determinism import run_deterministically
-from engine.testing.inline_threads import InlineBackground, InlineWorkers
+from engine.testing.inline_threads import Delay, InlineBackground, InlineWorkers
 
 REFUSED = 3
 """Exit status of a job that ended with an error of the engine."""
@@ -212,6 +212,6 @@ def run(job: Job) -> None:
         trio.run(execute, built, built.graph.sink, options)
         return
     background = InlineBackground()
-    workers = InlineWorkers(random.Random(job.seed), background)
+    workers = InlineWorkers(random.Random(job.seed), background, Delay())
     on_one_thread = dataclasses.replace(options, workers=lambda: workers, background=lambda name: background)
     run_deterministically(job.seed, execute, built, built.graph.sink, on_one_thread)

@@ -24,7 +24,7 @@ from engine.errors import CorruptState, EngineError, InputError, StageError, Sta
 from engine.storage import Storage
 from engine.testing.crash_states import crash_states
 from engine.testing.determinism import run_deterministically
-from engine.testing.inline_threads import InlineBackground, InlineWorkers
+from engine.testing.inline_threads import Delay, InlineBackground, InlineWorkers
 from engine.testing.storage import SimulatedStorage
 
 ROWS, BATCH_ROWS, STOP = 48_000, 1_000, 36_000
@@ -339,7 +339,7 @@ def simulated(storage, *, stop=None, mend=False):
         commit_every_s=1e9,
         commit_every_bytes=100_000,
         storage=storage,
-        workers=lambda: InlineWorkers(random.Random(1), background),
+        workers=lambda: InlineWorkers(random.Random(1), background, Delay()),
         background=lambda name: background,
     )
     made = pipeline("/out", stop=stop, read=sources.memory(SMALL, id="rows"), storage=storage)
