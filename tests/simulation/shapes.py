@@ -162,7 +162,7 @@ def _may_be(found: list[int], expected: list[tuple[int, bool]]) -> bool:
 
 
 def draw(chance: random.Random, directory: Path, *, sink: str | None = None, sealing: bool = False) -> Shape:
-    """Some shape. ``sink``: one of ``SINKS``, or any. ``sealing``: its window outgrows its memory, and runs are written."""
+    """Some shape. ``sink``: one of ``SINKS``, or any. ``sealing``: its window outgrows its memory, so that it seals."""
     source = chance.choice(("memory", "memory", "log"))
     partitions = chance.choice((None, 1, 2, 3))
     windows = (None, chance.randrange(40, 400), timedelta(milliseconds=chance.randrange(10, 60)))
