@@ -161,8 +161,8 @@ def _may_be(found: list[int], expected: list[tuple[int, bool]]) -> bool:
     return at is None
 
 
-def draw(chance: random.Random, directory: Path, *, sealing: bool = False) -> Shape:
-    """Some shape. ``sealing``: one whose window outgrows its memory, so that runs are written to the disk."""
+def draw(chance: random.Random, directory: Path, *, sink: str | None = None, sealing: bool = False) -> Shape:
+    """Some shape. ``sink``: one of ``SINKS``, or any. ``sealing``: its window outgrows its memory, so that it seals."""
     source = chance.choice(("memory", "memory", "log"))
     partitions = chance.choice((None, 1, 2, 3))
     windows = (None, chance.randrange(40, 400), timedelta(milliseconds=chance.randrange(10, 60)))
@@ -192,7 +192,7 @@ def draw(chance: random.Random, directory: Path, *, sealing: bool = False) -> Sh
     return Shape(
         stream=stream,
         source=source,
-        sink=chance.choice(list(SINKS)),
+        sink=sink or chance.choice(list(SINKS)),
         keys=chance.choice(list(KEYS)[:1] if sealing else list(KEYS)),
         window=window,
         partitions=partitions,
