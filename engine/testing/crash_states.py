@@ -25,7 +25,7 @@ from engine.testing.machine import Call
 from engine.testing.storage import SimulatedStorage
 from engine.testing.storage_faults import Fault
 
-__all__ = ["CrashState", "crash_states", "count_ends"]
+__all__ = ["CrashState", "count_ends", "crash_states"]
 
 ROUNDS = 3
 """Of drawing as many as are wanted: the same state is drawn again and again where there are few."""
@@ -68,10 +68,8 @@ def crash_states(
     visited = 0
     for number, moment in enumerate(moments):
         share = None if few or most is None else most * (number + 1) // len(moments) - visited
-        if share is None or ends[number] <= share:
-            choices = moment.all_choices()
-        else:
-            choices = moment.drawn(share, chance)
+        whole = share is None or ends[number] <= share
+        choices = moment.all_choices() if whole else moment.drawn(share or 0, chance)
         for state in moment.states(choices, seen, share):
             visited += 1
             yield state
