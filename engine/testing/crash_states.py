@@ -68,7 +68,8 @@ def crash_states(
     visited = 0
     for number, moment in enumerate(moments):
         share = None if few or most is None else most * (number + 1) // len(moments) - visited
-        choices = moment.all_choices() if share is None or ends[number] <= share else moment.drawn(share, chance)
+        whole = share is None or ends[number] <= share
+        choices = moment.all_choices() if whole else moment.drawn(share or 0, chance)
         for state in moment.states(choices, seen, share):
             visited += 1
             yield state

@@ -133,6 +133,16 @@ class SimulatedStorage(Storage):
         with self._machine.mutex:
             return self._machine.disk.copy()
 
+    def digests(self) -> dict[str, bytes]:
+        """As ``contents``, with a digest in place of the bytes of a file, and an empty one for a directory."""
+        with self._machine.mutex:
+            return {f"/{path}": digest for path, digest in self._machine.disk.digests().items()}
+
+    def copy(self) -> "SimulatedStorage":
+        """Another one, without faults, that begins with the same disk; this one goes on."""
+        with self._machine.mutex:
+            return SimulatedStorage(disk=self._machine.disk.copy())
+
     # -- the end of the machine, or of the process; damage --
 
     def crash(self, survives: Survival = "some", *, faults: Sequence[Fault] = ()) -> "SimulatedStorage":

@@ -1,8 +1,12 @@
 """The explorer visits every end of a short run, none twice, and a fair share of those of a long one."""
 
+import random
+from itertools import product
+
 import pytest
 
-from engine.testing.crash_states import crash_states
+from engine.testing.crash_states import count_ends, crash_states
+from engine.testing.disk import NOISE_BYTES, Loss
 from engine.testing.storage import SimulatedStorage
 
 ALL = 10**6
@@ -80,6 +84,63 @@ def test_the_first_of_a_sample_keeps_nothing_and_the_next_everything():
     whole = [state for state in crash_states(storage, most=400) if state.changes == 12]
     assert whole[0].storage().contents() == {}
     assert whole[1].storage().contents() == storage.contents()
+
+
+def some_run(seed):
+    """A few files that are written, synced, cut, renamed and removed, some of them durable."""
+    chance = random.Random(seed)
+    storage = SimulatedStorage(record=True)
+    storage.make_directory("d")
+    names = ["a", "d/b", "d/c"]
+    for number in range(9):
+        name = chance.choice(names)
+        match chance.randrange(6):
+            case 0 | 1:
+                with storage.open(name, write=True) if storage.exists(name) else storage.create(name) as file:
+                    file.append(bytes([number]) * chance.choice([1, 40, 600]))
+            case 2 if storage.exists(name):
+                with storage.open(name, write=True) as file:
+                    file.truncate(chance.randrange(file.size + 1))
+                    file.sync()
+            case 3 if storage.exists(name):
+                storage.rename(name, chance.choice(names))
+            case 4 if storage.exists(name):
+                storage.unlink(name)
+            case _:
+                storage.sync_directory(chance.choice(["/", "d"]))
+    return storage
+
+
+@pytest.mark.parametrize("seed", [0, 1, 4, 5])
+def test_what_is_left_out_or_shared_would_have_been_the_same(seed):
+    """Against the plain way: every choice there is, each image made by itself on a disk of its own."""
+    storage = some_run(seed)
+    disk, steps = storage.recording
+    noise, disk = random.Random(1).randbytes(NOISE_BYTES), disk.copy()
+    plain, ends = set(), 0
+    for number, (_, change) in enumerate([(None, None), *steps]):
+        if change is not None:
+            disk.apply(change)
+        loss = Loss(disk.copy(), noise)
+        for choice in product(*map(range, loss.ways)):
+            fresh = SimulatedStorage(disk=Loss(disk.copy(), noise).image(choice).copy())
+            plain.add((number, tuple(fresh.contents().items())))
+            assert loss.digest(choice) == fresh._machine.disk.digest()
+            ends += 1
+        few = [tuple(SimulatedStorage(disk=loss.image(choice)).contents().items()) for choice in loss.choices()]
+        assert {(number, contents) for contents in few} == {entry for entry in plain if entry[0] == number}
+        assert len(few) <= loss.count
+    assert ends > len(plain) > 20
+    assert count_ends(storage) >= ends  # those within a write, too
+
+
+def test_ends_behind_so_many_changes():
+    storage = some_run(3)
+    every = [(state.changes, state.disk.digest()) for state in crash_states(storage, most=None)]
+    for since in (0, 4, storage.changes):
+        some = [(state.changes, state.disk.digest()) for state in crash_states(storage, most=None, since=since)]
+        assert some == [entry for entry in every if entry[0] >= since]
+    assert len({changes for changes, _ in every}) == storage.changes + 1
 
 
 def test_each_reboot_is_another_storage():
