@@ -150,7 +150,9 @@ def two_owners(chance: random.Random) -> None:
         with suppress(StateError):
             epoch = first.next_epoch
             first.append_commit(
-                simulated_state.Commit(epoch, first.incarnation, first.term, simulated_state.FINGERPRINT, {}, {}, [], {})
+                simulated_state.Commit(
+                    epoch, first.incarnation, first.term, simulated_state.FINGERPRINT, {}, {}, [], {}
+                )
             )
         assert storage.contents() == before, "it wrote without its lock"
 
@@ -195,41 +197,43 @@ def _batches() -> Iterator[pa.RecordBatch]:
 INPUT = list(_batches())
 
 
-def _expected() -> dict[str, list[int]]:
-    """By key the values of the rows whose id is new, in order."""
+def _expected(*, dedup: bool) -> dict[str, list[int]]:
+    """By key the values of the rows that leave, in order."""
     seen: set[int] = set()
     expected: dict[str, list[int]] = {}
     for row in pa.Table.from_batches(INPUT).to_pylist():
-        if row["id"] not in seen:
+        if not dedup or row["id"] not in seen:
             expected.setdefault(row["key"], []).append(row["value"])
         seen.add(row["id"])
     return expected
 
 
-EXPECTED = _expected()
+def _whole_pipeline(kind: str, chance: random.Random, *, dedup: bool = True) -> None:
+    expected = _expected(dedup=dedup)
 
-
-def _wrong(tables: dict[int, pa.Table]) -> list[str]:
-    found: dict[str, list[int]] = {}
-    for table in tables.values():
-        for row in table.to_pylist():
-            found.setdefault(row["key"], []).append(row["value"])
-    return [f"key {key} has other rows" for key in EXPECTED.keys() | found.keys() if found.get(key) != EXPECTED.get(key)]
-
-
-def _whole_pipeline(kind: str, chance: random.Random) -> None:
     def make() -> Pipeline:
-        read = Pipeline("hunted").read(sources.memory(INPUT, id="rows")).dedup("id")
+        read = Pipeline("hunted").read(sources.memory(INPUT, id="rows"))
+        read = read.dedup("id") if dedup else read
         return read.key_by("key", partitions=2).map(lambda rows: rows).write(SINKS[kind]())
 
+    def wrong(tables: dict[int, pa.Table]) -> list[str]:
+        found: dict[str, list[int]] = {}
+        for table in tables.values():
+            for row in table.to_pylist():
+                found.setdefault(row["key"], []).append(row["value"])
+        keys = sorted(expected.keys() | found.keys())
+        return [f"key {key} has other rows" for key in keys if found.get(key) != expected.get(key)]
+
     first = chance.getrandbits(32)
-    for outcome in simulate(make, seeds=range(first, first + SEEDS), check=_wrong):
+    for outcome in simulate(make, seeds=range(first, first + SEEDS), check=wrong):
         assert outcome.problem is None, outcome
 
 
 into_log = partial(_whole_pipeline, "log")
 into_parquet = partial(_whole_pipeline, "parquet")
 into_arrow_ipc = partial(_whole_pipeline, "arrow_ipc")
+without_dedup = partial(_whole_pipeline, "arrow_ipc", dedup=False)
+"""Dedup would drop what is read again."""
 
 HUNTS = {
     "log_states": log_states,
@@ -243,4 +247,5 @@ HUNTS = {
     "into_log": into_log,
     "into_parquet": into_parquet,
     "into_arrow_ipc": into_arrow_ipc,
+    "without_dedup": without_dedup,
 }

@@ -7,6 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import trio
+from crash import test_file_crashes, test_log_crashes, test_state_crashes
+from simulation import test_simulate
 
 from engine import nature
 from engine._runtime.coordinator import Coordinator
@@ -342,7 +344,7 @@ def _old_state(patch: Patch) -> None:
     patch.setattr(Coordinator, "snapshotted", old)
 
 
-@bug("a COMMIT has the offsets of the one before", "into_parquet")
+@bug("a COMMIT has the offsets of the one before", "without_dedup")
 def _old_offsets(patch: Patch) -> None:
     cut_at = Coordinator.cut_at
 
@@ -392,11 +394,10 @@ def _final_first(patch: Patch) -> None:
     publish = Coordinator._publish
 
     async def late(self: Any, epoch: int, handles: Any) -> None:
-        append_final = self._state.append_final
-        append_final(epoch)
-        self._state.append_final = lambda epoch: None
+        state = self._state
+        state.append_final(epoch)
+        state.append_final = lambda epoch: state.__dict__.pop("append_final")
         await publish(self, epoch, handles)
-        del self._state.append_final
 
     patch.setattr(Coordinator, "_publish", late)
 
@@ -431,5 +432,15 @@ def _token_again(patch: Patch) -> None:
     patch.setattr(StateDirectory, "token", lambda self, epoch, sink: Token(self.incarnation, 1, self.term, sink))
 
 
-ELSEWHERE: dict[str, list[str]] = {}
-"""By test file the bugs that it plants itself."""
+def _left_out_syncs() -> list[str]:
+    [mark] = test_file_crashes.test_a_sync_that_is_left_out_is_found.pytestmark  # type: ignore[attr-defined]
+    return [f"no sync of {path}" for _, path in mark.args[1]]
+
+
+ELSEWHERE: dict[str, list[str]] = {
+    "test_log_crashes": list(test_log_crashes.MUTANTS),
+    "test_state_crashes": list(test_state_crashes.MUTANTS),
+    "test_file_crashes": _left_out_syncs(),
+    "test_simulate": list(test_simulate.MUTANTS),
+}
+"""By test file the bugs that it plants and finds itself, all of them in every run."""
