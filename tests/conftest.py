@@ -8,7 +8,8 @@
 - ``--ring-operations N`` says how many items are pushed and popped under the thread sanitizer, ``--fuzz-cases N`` how
   many random cases each kernel is given, ``--crash-states N`` how many ends of a run by a loss of power are visited,
   ``--simulated-seeds N`` how many histories of faults each simulated pipeline goes through, ``--system-calls N`` at how
-  many of its system calls a run is killed (0: at all), ``--bit-flips N`` how many bits are turned over (0: every one).
+  many of its system calls a run is killed (0: at all), ``--bit-flips N`` how many bits are turned over (0: every one),
+  ``--mutants N`` how many of the planted bugs are drawn (0: all).
 - ``pytest`` alone runs the tests in as many processes as there are cores; ``-n 0``, a path, ``-s`` or ``--pdb`` in one.
 - Tests run in a directory of their own: nothing is written into the source tree, and a Python process that a test
   starts finds the package that is installed rather than its sources, which have no compiled kernels.
@@ -46,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--simulated-seeds", type=int, default=24, help="how many histories each simulated pipeline has")
     parser.addoption("--system-calls", type=int, default=24, help="at how many system calls a run is killed; 0: at all")
+    parser.addoption("--mutants", type=int, default=8, help="how many of the planted bugs are drawn; 0: all")
     parser.addoption("--seed", type=int, default=None, help="the seed of everything that a test draws by itself")
 
 
@@ -77,6 +79,11 @@ def crash_state_count(pytestconfig: pytest.Config) -> int:
 @pytest.fixture
 def bit_flip_count(pytestconfig: pytest.Config) -> int:
     return int(pytestconfig.getoption("--bit-flips"))
+
+
+@pytest.fixture
+def mutants(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--mutants"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from shapes import Shape, draw
+from simulation.shapes import Shape, draw
 
 from engine import Pipeline, sinks, sources
 from engine._runtime.coordinator import Coordinator
