@@ -143,6 +143,7 @@ def _sync_again(patch: Patch) -> None:
         try:
             self._file.sync()
         except OSError:
+            self._file._sync_failed = False
             self._file.sync()
         self._note_durable(self._end)
 
@@ -181,6 +182,17 @@ def _full_disk_swallowed(patch: Patch) -> None:
             return tail
 
     patch.setattr(partition, "append_frames", swallowing)
+
+
+@bug("what a failed write left is not taken back", "log_errors")
+def _not_taken_back(patch: Patch) -> None:
+    write = Partition._write
+
+    def leaving(self: Any, group: Any) -> Any:
+        self._file.truncate = lambda size_bytes: None
+        return write(self, group)
+
+    patch.setattr(Partition, "_write", leaving)
 
 
 @bug("retention does not ask the groups", "log_retention")
@@ -252,6 +264,7 @@ def _commit_sync_again(patch: Patch) -> None:
             try:
                 sync(file)
             except OSError:
+                file._sync_failed = False
                 sync(file)
 
         file.sync = twice
