@@ -184,17 +184,6 @@ def _full_disk_swallowed(patch: Patch) -> None:
     patch.setattr(partition, "append_frames", swallowing)
 
 
-@bug("what a failed write left is not taken back", "log_errors")
-def _not_taken_back(patch: Patch) -> None:
-    write = Partition._write
-
-    def leaving(self: Any, group: Any) -> Any:
-        self._file.truncate = lambda size_bytes: None
-        return write(self, group)
-
-    patch.setattr(Partition, "_write", leaving)
-
-
 @bug("retention does not ask the groups", "log_retention")
 def _no_groups(patch: Patch) -> None:
     patch.setattr(Groups, "lowest", lambda self, number: None)
