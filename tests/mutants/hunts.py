@@ -17,6 +17,7 @@ from crash.simulated_state import Promises
 from stages.window_model import ids_of, probe, small_window
 
 from engine import Log, Pipeline, sinks, sources
+from engine.checkpoint.manifest import Commit
 from engine.errors import LogError, StateError
 from engine.nature import Nature, simulated
 from engine.testing.crash_states import crash_states
@@ -27,7 +28,10 @@ from engine.testing.storage_faults import CutPower, FailCall
 STATES = 600
 """Ends of a run by a loss of power that a hunt visits."""
 
-SEEDS = 60
+SEEDS = 40
+CALLS = 12
+"""So many calls of a kind fail, one in each run; there are more of them."""
+
 RETAIN_AGE_S = 3.0
 
 
@@ -52,14 +56,14 @@ def log_states(chance: random.Random) -> None:
 
 
 def log_errors(chance: random.Random) -> None:
-    """A log whose owner goes on after every error: of each call once, and of a disk that is full for a while."""
-    nth = 0
-    while True:
-        nth += 1
-        storage = SimulatedStorage(nth, faults=[FailCall("*", errno=errno.EIO, nth=nth)])
-        _append_on(storage, None)
-        if not storage.fired:
-            break
+    """A log whose owner goes on after every error: of the first writes and syncs, one a run, and of a disk that
+    is full for a while.
+    """
+    for call in ("sync", "append"):
+        for nth in range(1, CALLS + 1):
+            storage = SimulatedStorage(nth, faults=[FailCall(call, errno=errno.EIO, nth=nth, path="*/partition-*")])
+            _append_on(storage, None)
+            assert storage.fired
     for free_bytes in range(0, 400, 37):
         _append_on(SimulatedStorage(free_bytes), free_bytes)
 
@@ -148,12 +152,8 @@ def two_owners(chance: random.Random) -> None:
         storage.unlink(f"{simulated_state.PATH}/LOCK")
         before = storage.contents()
         with suppress(StateError):
-            epoch = first.next_epoch
-            first.append_commit(
-                simulated_state.Commit(
-                    epoch, first.incarnation, first.term, simulated_state.FINGERPRINT, {}, {}, [], {}
-                )
-            )
+            epoch, ours = first.next_epoch, (first.incarnation, first.term)
+            first.append_commit(Commit(epoch, *ours, simulated_state.FINGERPRINT, {}, {}, [], {}))
         assert storage.contents() == before, "it wrote without its lock"
 
 

@@ -143,6 +143,7 @@ def _sync_again(patch: Patch) -> None:
         try:
             self._file.sync()
         except OSError:
+            self._file._sync_failed = False
             self._file.sync()
         self._note_durable(self._end)
 
@@ -252,6 +253,7 @@ def _commit_sync_again(patch: Patch) -> None:
             try:
                 sync(file)
             except OSError:
+                file._sync_failed = False
                 sync(file)
 
         file.sync = twice
