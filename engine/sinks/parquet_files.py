@@ -9,6 +9,7 @@ Laws
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -82,7 +83,7 @@ class ParquetSink(FileSink):
         if codec not in CODECS:
             raise PipelineError(f"parquet: compression is {compression!r}; there are {', '.join(CODECS)}")
         self.compression = codec
-        self._leaves: dict[str, list[Leaf]] = {}
+        self._leaves: dict[str, Sequence[Leaf]] = {}
         self._choices: dict[
             int, tuple[ParquetChoices, int]
         ] = {}  # by partition, with the rows that they still hold for
@@ -168,7 +169,8 @@ def _row_groups(rows: pa.Table) -> list[pa.Table]:
     return [rows]
 
 
-def _leaves_of(field: "pa.Field[Any]") -> list[Leaf]:
+@lru_cache(maxsize=1024)
+def _leaves_of(field: "pa.Field[Any]") -> tuple[Leaf, ...]:
     """The columns that Parquet makes of one of ours, learned by writing none of its rows. Raises Arrow's errors."""
     stream = pa.BufferOutputStream()
     schema = pa.schema([field])
@@ -176,10 +178,10 @@ def _leaves_of(field: "pa.Field[Any]") -> list[Leaf]:
         writer.write_table(schema.empty_table())
     columns = pq.read_metadata(pa.BufferReader(stream.getvalue())).schema
     flat = len(columns) == 1 and not pa.types.is_nested(_storage_type(field.type))
-    return [
+    return tuple(
         Leaf(column.path, column.physical_type, column.logical_type.type == "DECIMAL", flat)
         for column in (columns.column(index) for index in range(len(columns)))
-    ]
+    )
 
 
 def _storage_type(kind: pa.DataType) -> pa.DataType:
