@@ -136,7 +136,7 @@ class History:
         second = self._start(again)
         after = _kept(again)
         outcome.stopped = f"{type(error).__name__}: {error}"
-        changed = sorted(path for path, data in before.items() if after.get(path, b"") != data)
+        changed = sorted(path for path, data in before.items() if _changed(path, data, after.get(path, b""), error))
         if not any(root in str(error) for root in self._world.roots):
             outcome.problem = f"it names no file where it refuses: {outcome.stopped}"
         elif type(second) is not type(error):
@@ -170,6 +170,12 @@ class History:
                 outcome.problem = f"what was committed cannot be read: {text}"
             return
         outcome.problem = "; ".join(complaints) or None
+
+
+def _changed(path: str, before: bytes | None, after: bytes | None, error: EngineError) -> bool:
+    """Whether a refusal changed a file. A sound one, of another partition, may lose what no commit ever named."""
+    cut = before and after and before.startswith(after) and path not in str(error)
+    return before != after and not cut
 
 
 def _kept(storage: SimulatedStorage) -> dict[str, bytes | None]:
