@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
+from engine.errors import EngineError
+
 __all__ = ["Background", "BackgroundThread", "Job", "Steps"]
 
 T = TypeVar("T")
@@ -84,13 +86,21 @@ class BackgroundThread:
         self._thread: threading.Thread | None = None
 
     def submit(self, steps: Steps[T], *, priority: int) -> Job[T]:
-        """Take work; a lower ``priority`` goes first."""
+        """Take work; a lower ``priority`` goes first. Raises EngineError where the system gives no thread for it."""
         job = Job(steps, priority)
         with self._changed:
             self._jobs.append((priority, next(self._ages), job))
             if self._thread is None or not self._thread.is_alive():  # a forked child has no thread
                 self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError as error:
+                    self._thread = None
+                    self._jobs = [entry for entry in self._jobs if entry[2] is not job]
+                    raise EngineError(
+                        f"{self._name} cannot be started: {error}.\n"
+                        "  Give the process more threads or memory (ulimit -u, ulimit -v), and go on."
+                    ) from error
         return job
 
     def wait(self, job: Job[Any]) -> None:

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from engine.background import BackgroundThread
+from engine.errors import EngineError
 
 
 def counting(log, name, steps):
@@ -96,3 +97,18 @@ def test_the_thread_ends_with_the_work_and_comes_back():
         assert job.result() == "work"
         background.join()
         assert threads() == []
+
+
+def test_no_thread_can_be_had(monkeypatch):
+    def refused(thread):
+        raise RuntimeError("can't start new thread")
+
+    background, log = BackgroundThread("test"), []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(EngineError, match="test cannot be started: can't start new thread"):
+            background.submit(counting(log, "refused", 1), priority=0)
+    job = background.submit(counting(log, "later", 1), priority=1)
+    background.wait(job)
+    background.join()
+    assert log == [("later", 0)]

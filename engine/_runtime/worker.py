@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, Self, TypeVar, TypeVarTuple
 import trio
 
 from engine._runtime.handoff import Handoff, Port
+from engine.errors import EngineError
 
 Result = TypeVar("Result")
 Args = TypeVarTuple("Args")
@@ -134,7 +135,13 @@ class _Thread:
             _AHEAD_CALLS, lambda handover: finished(self, handover)
         )
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise EngineError(
+                f"{name} cannot be started: {error}.\n"
+                "  Give the process more threads or memory (ulimit -u, ulimit -v), and run again."
+            ) from error
 
     def hand_over(self, call: _Call) -> None:
         """REQUIRES: fewer than `_AHEAD_CALLS` are handed over."""
@@ -328,6 +335,7 @@ class Workers:
 
     Raises:
       ValueError: `threads` is less than 1.
+      EngineError: the system gives no more threads.
     """
 
     threads: int = field(default_factory=usable_cores)

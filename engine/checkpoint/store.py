@@ -258,11 +258,13 @@ class StateDirectory:
 
     def close(self) -> None:
         """Let others have the directory. Harmless when repeated, and in a forked child."""
-        if self._file is not None:
-            self._file.close()
-        self._lock.release()
-        if self._failure is None:
-            self._failure = ValueError("it is closed")
+        try:
+            if self._file is not None:
+                self._file.close()
+        finally:
+            self._lock.release()
+            if self._failure is None:
+                self._failure = ValueError("it is closed")
 
     def __enter__(self) -> Self:
         return self

@@ -475,3 +475,12 @@ def test_the_state_of_earlier_releases_opens(tmp_path, version):
         state.append_final(2)
         state.append_commit(commit(state, 7))
         assert os.path.isdir(state.stage_directory("dedup", 0))
+
+
+def test_a_file_that_cannot_be_closed_keeps_nobody_out(tmp_path, monkeypatch):
+    state = opened(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(state._file, "close", lambda: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            state.close()
+    opened(tmp_path).close()

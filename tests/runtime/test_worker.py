@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from engine._core.crc32c import crc32c
 from engine._runtime.worker import Workers, usable_cores
+from engine.errors import EngineError
 
 
 @pytest.fixture
@@ -367,6 +368,23 @@ async def test_statistics():
         with pytest.raises(AttributeError):
             pool.calls = 0
     assert workers.statistics().threads[0].cpu_s > 0  # as of its last idle moment, which is certain now
+
+
+async def test_a_thread_that_the_system_refuses(monkeypatch):
+    begin, begun = threading.Thread.start, []
+
+    def refused_later(thread):
+        if len(begun) == 2:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused_later)
+    with pytest.raises(EngineError, match="engine-worker-2 cannot be started: can't start new thread"):
+        async with Workers(4):
+            pytest.fail("there are too few threads")
+    assert len(begun) == 2
+    assert not any(thread.is_alive() for thread in begun)
 
 
 def test_refuses_no_threads_at_all():
