@@ -73,4 +73,4 @@ LISTING = {"list", "tree"}
 
 def share_of(most: int) -> float:
     """How many of so many states are checked the dear way too: some hundreds, or one in fifty."""
-    return max(1 / 50, min(1.0, 400 / most))
+    return max(1 / 50, min(1.0, 300 / most))

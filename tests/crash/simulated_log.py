@@ -165,9 +165,9 @@ class ReadBack:
         """How often something had to be read."""
         return sum(each.asked for each in (self._identity, self._offsets, *self._published, *self._rows))
 
-    def check(self, state: CrashState) -> None:
-        """What was promised by ``state.changes`` is there. Raises AssertionError, LogError."""
-        digests, changes = state.disk.digests(), state.changes
+    def check(self, state: CrashState, changes: int) -> None:
+        """What was promised by so many changes is there. Raises AssertionError, LogError, OSError."""
+        digests = state.disk.digests()
         identity = self._identity.answer(state, digests)
         if identity is None:
             for partition in range(self._told.partitions):

@@ -114,9 +114,9 @@ class ReadBack:
         """How often a manifest had to be read."""
         return self._found.asked
 
-    def check(self, state: CrashState) -> None:
-        """What was promised by ``state.changes`` is there. Raises AssertionError, StateError."""
-        self._promises.check(self._found.answer(state, state.disk.digests()), state.changes)
+    def check(self, state: CrashState, changes: int) -> None:
+        """What was promised by so many changes is there. Raises AssertionError, StateError, OSError."""
+        self._promises.check(self._found.answer(state, state.disk.digests()), changes)
 
 
 def _is_of_a_manifest(path: str) -> bool:

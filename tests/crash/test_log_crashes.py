@@ -42,7 +42,7 @@ def test_every_crash_state_has_what_was_acknowledged(crash_state_count: int, gen
         dear = generator.random() < share
         opened_too += dear
         try:
-            reader.check(state)
+            reader.check(state, state.changes)
             if dear:
                 after = state.storage()
                 check_reopened(after, told, state.changes)
@@ -61,14 +61,20 @@ def test_every_crash_state_has_what_was_acknowledged(crash_state_count: int, gen
 def test_a_crash_while_recovering_from_a_crash(crash_state_count: int, generator: random.Random) -> None:
     storage = SimulatedStorage(record=True)
     told = recorded(storage)
-    inner = 0
-    for outer in crash_states(storage, most=max(30, crash_state_count // 100), seed=generator.getrandbits(32)):
+    reader, inner, opened_too = ReadBack(told), 0, 0
+    outers = max(30, crash_state_count // 100)
+    for outer in crash_states(storage, most=outers, seed=generator.getrandbits(32)):
         again = outer.storage(record=True)
         opened(again).close()
         for state in crash_states(again, most=10, seed=generator.getrandbits(32)):
             inner += 1
-            check_reopened(state.storage(), told, outer.changes)
+            reader.check(state, outer.changes)
+            if generator.random() < share_of(10 * outers):
+                opened_too += 1
+                check_reopened(state.storage(), told, outer.changes)
+    print(f"{inner} crash states, {opened_too} opened for writing")
     assert inner > 100
+    assert opened_too > inner / 100
 
 
 def test_a_killed_writer_s_rows_are_not_believed_durable(generator: random.Random) -> None:
@@ -128,7 +134,7 @@ def test_a_mutant_is_found(
 
 def wrong(state: CrashState, reader: ReadBack) -> bool:
     try:
-        reader.check(state)
+        reader.check(state, state.changes)
     except (AssertionError, LogError, OSError):
         return True
     return False

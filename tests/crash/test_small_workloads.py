@@ -165,7 +165,7 @@ def visit(owner: Owner, storage: SimulatedStorage, workload: tuple[str, ...], ch
     for state in crash_states(storage, most=None, seed=chance.getrandbits(32), since=since):
         visited += 1
         try:
-            reader.check(state)
+            reader.check(state, state.changes)
             if chance.random() < SHARE_OPENED:
                 opened += 1
                 owner.check_opened(state)

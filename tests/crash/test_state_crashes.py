@@ -43,7 +43,7 @@ def test_every_crash_state_opens_with_what_was_committed(
         dear = generator.random() < share
         opened_too += dear
         try:
-            reader.check(state)
+            reader.check(state, state.changes)
             if dear:
                 check_reopened(state.storage(), promises, state.changes)
         except Exception as error:
@@ -60,19 +60,25 @@ def test_every_crash_state_opens_with_what_was_committed(
 def test_a_crash_while_recovering_from_a_crash(crash_state_count: int, generator: random.Random) -> None:
     storage = SimulatedStorage(record=True)
     promises = recorded(storage)
-    inner, recovered_torn = 0, 0
-    for outer in crash_states(storage, most=max(40, crash_state_count // 50), seed=generator.getrandbits(32)):
+    reader, inner, recovered_torn, opened_too = ReadBack(promises), 0, 0, 0
+    outers = max(40, crash_state_count // 100)
+    for outer in crash_states(storage, most=outers, seed=generator.getrandbits(32)):
         again = outer.storage(record=True)
         with opened(again) as state:
             recovered_torn += state.torn is not None
         for found in crash_states(again, most=20, seed=generator.getrandbits(32)):
             inner += 1
             try:
-                check_reopened(found.storage(), promises, outer.changes)
+                reader.check(found, outer.changes)
+                if generator.random() < share_of(20 * outers):
+                    opened_too += 1
+                    check_reopened(found.storage(), promises, outer.changes)
             except Exception as error:
                 error.add_note(f"{outer!r}, and then {found!r}")
                 raise
+    print(f"{inner} crash states, {opened_too} opened")
     assert inner > 400
+    assert opened_too > inner / 100
     assert recovered_torn > 0
 
 
@@ -142,7 +148,7 @@ def test_a_mutant_is_found(mutant: str, crash_state_count: int, generator: rando
 
 def wrong(state: CrashState, reader: ReadBack) -> bool:
     try:
-        reader.check(state)
+        reader.check(state, state.changes)
     except (AssertionError, StateError):
         return True
     return False
