@@ -164,7 +164,7 @@ def _naming(path: str) -> Iterator[None]:
 class File(_Descriptor):
     """An open file that is appended to, or read at offsets; also the binary stream that pyarrow's writers ask for."""
 
-    before_change: Callable[[], None] | None = None
+    before_change: Callable[[], None] = staticmethod(lambda: None)
     """Called before bytes are written or cut off; what it raises prevents that."""
 
     def __init__(self, path: str, descriptor: int, *, writable: bool) -> None:
@@ -188,7 +188,7 @@ class File(_Descriptor):
         """Write the buffers whole behind the end; give the new size. Raises OSError and leaves ``size`` as it was."""
         views = [view.cast("B") for view in (memoryview(buffer) for buffer in buffers) if view.nbytes]
         position = self._size
-        self._may_change()
+        self.before_change()
         with _naming(self.path):
             while views:
                 written = self._pwritev(views[:BUFFERS_PER_CALL], position)
@@ -200,10 +200,6 @@ class File(_Descriptor):
         if position - self._writeback_from >= WRITEBACK_BYTES:
             self._hint_writeback()
         return position
-
-    def _may_change(self) -> None:
-        if self.before_change is not None:
-            self.before_change()
 
     def _hint_writeback(self) -> None:
         """Let the disk work while more is being made. Only a hint: an error will come back from ``sync``."""
@@ -240,7 +236,7 @@ class File(_Descriptor):
 
     def truncate(self, size: int) -> None:
         """Cut the file, or fill it with zeros, to ``size`` bytes."""
-        self._may_change()
+        self.before_change()
         with _naming(self.path):
             self._ftruncate(size)
         self._size = size

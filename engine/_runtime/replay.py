@@ -40,9 +40,7 @@ def muted(pipeline: Pipeline, commit: Commit) -> "tuple[Pipeline, Muted]":
     rows = commit.counters.get("rows_in", 0) if len(sources) == 1 else None
     bounded = tuple(_Bounded(source, commit.offsets.get(source.name), rows) for source in sources)
     sink = Muted()
-    quiet = Pipeline(pipeline.name)
-    object.__setattr__(quiet, "graph", replace(pipeline.graph, sources=bounded, sink=sink))
-    return quiet, sink
+    return pipeline._with(sources=bounded, sink=sink), sink
 
 
 class Muted:

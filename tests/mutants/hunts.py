@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import ModuleType
 
 import pyarrow as pa
 from crash import simulated_log, simulated_state, test_file_crashes, test_state_crashes
@@ -35,15 +36,20 @@ CALLS = 12
 RETAIN_AGE_S = 3.0
 
 
+def _visit(storage: SimulatedStorage, checks: ModuleType, promised: object, chance: random.Random) -> None:
+    """Read back every end of what was recorded; open every tenth one."""
+    reader = checks.ReadBack(promised)
+    for number, state in enumerate(crash_states(storage, most=STATES, seed=chance.getrandbits(32))):
+        reader.check(state, state.changes)
+        if number % 10 == 0:
+            checks.check_reopened(state.storage(), promised, state.changes)
+
+
 def log_states(chance: random.Random) -> None:
     """A log after a loss of power at any moment, and after kills with the power lost later."""
     storage = SimulatedStorage(record=True)
     told = simulated_log.recorded(storage)
-    reader = simulated_log.ReadBack(told)
-    for number, state in enumerate(crash_states(storage, most=STATES, seed=chance.getrandbits(32))):
-        reader.check(state)
-        if number % 10 == 0:
-            simulated_log.check_reopened(state.storage(), told, state.changes)
+    _visit(storage, simulated_log, told, chance)
     for nth in range(1, 20):
         storage = SimulatedStorage(nth, faults=[CutPower("sync", path="*.seg*", nth=nth)])
         with suppress(PowerLost):
@@ -104,22 +110,14 @@ def log_retention(chance: random.Random) -> None:
                         told.first.append((storage.changes, 0, taken))
                         simulated_log.take(log, storage, told, taken)
         assert any(call.name == "unlink" and call.path.endswith(".seg") for call in storage.trace)
-        reader = simulated_log.ReadBack(told)
-        for number, state in enumerate(crash_states(storage, most=STATES, seed=chance.getrandbits(32))):
-            reader.check(state)
-            if number % 10 == 0:
-                simulated_log.check_reopened(state.storage(), told, state.changes)
+        _visit(storage, simulated_log, told, chance)
 
 
 def state_states(chance: random.Random) -> None:
     """A state directory after a loss of power at any moment."""
     storage = SimulatedStorage(record=True)
     promises = test_state_crashes.recorded(storage)
-    reader = simulated_state.ReadBack(promises)
-    for number, state in enumerate(crash_states(storage, most=STATES, seed=chance.getrandbits(32))):
-        reader.check(state)
-        if number % 10 == 0:
-            simulated_state.check_reopened(state.storage(), promises, state.changes)
+    _visit(storage, simulated_state, promises, chance)
 
 
 def state_errors(chance: random.Random) -> None:
