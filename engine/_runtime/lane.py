@@ -120,7 +120,9 @@ class _Turn:
 
 
 class SinkLane:
-    """The sink in one lane: a writer for each epoch that brings rows."""
+    """The sink in one lane: a writer for each epoch that brings rows, and in the first lane for every one that is
+    committed: so a sink has a handle of each, if it gives one for no rows.
+    """
 
     def __init__(
         self,
@@ -150,11 +152,12 @@ class SinkLane:
         try:
             async for item in receive:
                 if isinstance(item, Batch):
-                    await self._write(item, self._token(epoch))
+                    await self._write(item, epoch)
                     rows += item.row_count
                     self._counters.rows_out += item.row_count
                     continue
-                ended = _Ended(self, self._writer, item.epoch, rows)
+                writer = self._opened(epoch) if self._partition == 0 else self._writer
+                ended = _Ended(self, writer, item.epoch, rows)
                 self._writer, rows, epoch = None, 0, item.epoch + 1
                 start_soon(ended.prepare)
             if self._coordinator is None:
@@ -164,10 +167,13 @@ class SinkLane:
             if self._writer is not None:
                 self._writer.abort()
 
-    async def _write(self, batch: Batch, token: Token) -> None:
+    def _opened(self, epoch: Epoch) -> Writer:
         if self._writer is None:
-            self._writer = self._sink.writer(self._partition, token)
-        await self._guarded(self._write_on, self._write_rows, self._writer, batch)
+            self._writer = self._sink.writer(self._partition, self._token(epoch))
+        return self._writer
+
+    async def _write(self, batch: Batch, epoch: Epoch) -> None:
+        await self._guarded(self._write_on, self._write_rows, self._opened(epoch), batch)
 
     @staticmethod
     def _write_rows(writer: Writer, batch: Batch) -> None:

@@ -1,7 +1,7 @@
 """Rows into a durable log: exactly once. Class B: a staged segment becomes part of the log by one rename.
 
     <log>/staging/<incarnation>-<epoch>-<partition>.seg   a whole segment; its base is where the log will end by then
-    <log>/sinks/<incarnation>                             a document: {"epoch": the last that was published}
+    <log>/sinks/<incarnation>                             the pipeline's mark: see log_marks.py
 
 Laws
     - A run is the log's only writer: it holds the lock from ``open`` to ``close``. So the base of a staged segment is
@@ -9,12 +9,15 @@ Laws
     - A segment is published whole or not at all. Its header's term names incarnation, epoch and partition: what is no
       longer staged must be in the log, or be older than what the log keeps.
     - Where others appended between two runs, a staged segment is written anew with the base that it gets now.
+    - Every epoch has a handle, of partition 0 also without rows, and moves the mark. So mark and state must agree, and
+      where a disk lost what it had vouched for, or one of the two came back from a backup, they do not.
 """
 
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +25,6 @@ import pyarrow as pa
 from engine.batch import Origin
 from engine.errors import EngineError, LogError, PipelineError, SinkError
 from engine.log.body import unreadable
-from engine.log.document import read_document, write_document
 from engine.log.format import SegmentHeader
 from engine.log.log import Log
 from engine.log.partition import microseconds
@@ -31,6 +33,7 @@ from engine.nature import wall_clock
 from engine.progress import Token
 from engine.sink import Guarantee
 from engine.sinks.failure import sink_failure
+from engine.sinks.log_marks import LogMarks
 from engine.storage import Storage
 
 __all__ = ["LogSink", "log"]
@@ -70,6 +73,7 @@ class LogSink:
         self._compression = compression
         self._log: Log | None = None
         self._incarnation = ""
+        self.committed = 0
         self._writers: dict[int, _LogWriter] = {}  # the last one of each partition
         self.mutex = threading.Lock()
         self._piece_bytes = PIECE_BYTES
@@ -104,17 +108,10 @@ class LogSink:
         self._log, self._incarnation, self._writers = opened, token.incarnation, {}
         self._piece_bytes = max(1, min(PIECE_BYTES, memory_bytes // partitions))
         try:
-            with sink_failure(f"{self.location}: cannot be used", sink=self.name):
+            with self._failing("cannot be used"):
                 for name in ("staging", "sinks"):
                     self.storage.make_directory(os.path.join(self.location, name))
-                published = max(self._published_epoch(), self._later_epoch(opened, token))
-            if published > token.epoch:
-                raise SinkError(
-                    f"{self.location} has rows of epoch {published}; the state directory knows epochs up to "
-                    f"{token.epoch}.\n"
-                    "  Nothing was touched. It seems to come from an older backup: bring back the newest.",
-                    sink=self.name,
-                )
+                self.committed = self._claim(opened, token)
         except BaseException:
             self.close()
             raise
@@ -130,27 +127,32 @@ class LogSink:
 
     def commit(self, handles: Sequence[Any]) -> None:
         """Publish staged segments, in the order of partitions. Idempotent. Raises SinkError."""
-        log = self._opened()
+        log, marks = self._opened(), self._marks()
         epochs = {handle["epoch"] for handle in handles if handle is not None}
         if not epochs:
             return
         epoch = max(epochs)
-        doing = f"{self.location}: epoch {epoch} cannot be published"
         ordered = sorted((handle for handle in handles if handle is not None), key=lambda handle: handle["partition"])
-        with sink_failure(doing, sink=self.name):
-            try:
-                if self._published_epoch() >= epoch:
-                    return
-                for handle in ordered:
+        with self._failing(f"epoch {epoch} cannot be published"):
+            mark = marks.own()
+            self.committed = mark.epoch if mark is not None else 0
+            if self.committed >= epoch:
+                marks.sync()  # its name may be of an attempt whose last call failed
+                return
+            if self.committed != ordered[0]["after"]:
+                raise self._behind(self.committed, ordered[0]["after"])
+            for handle in ordered:
+                if handle["file"] is not None:
                     self._publish(log, handle)
-                write_document(self.storage, self._mark_path, {"epoch": epoch})
-            except LogError as error:
-                raise SinkError(f"{doing}: {error}", sink=self.name) from (error.__cause__ or error)
+            marks.write(epoch, _stops(log))
+            self.committed = epoch
 
     def discard_after(self, token: Token) -> None:
-        """Remove what was staged in epochs after ``token``'s. Raises SinkError."""
+        """Remove what was staged in epochs after ``token``'s, which was published. Raises SinkError."""
+        if self.committed < token.epoch:
+            raise self._behind(self.committed, token.epoch)
         directory = os.path.join(self.location, "staging")
-        with sink_failure(f"{self.location}: what was staged cannot be removed", sink=self.name):
+        with self._failing("what was staged cannot be removed"):
             for name in self.storage.list(directory):
                 parts = name.removesuffix(".tmp").removesuffix(".seg").split("-")
                 if parts[0] == self._file_prefix and (len(parts) != 3 or int(parts[1]) > token.epoch):
@@ -179,31 +181,64 @@ class LogSink:
         writer.publish(staged)
         self.published_files += 1
 
-    def _published_epoch(self) -> int:
-        document = read_document(self.storage, self._mark_path)
-        return 0 if document is None else int(document["epoch"])
+    def _claim(self, log: Log, token: Token) -> int:
+        """The last epoch that was published here. Raises SinkError where that cannot be, or others have the log."""
+        marks = self._marks()
+        own = marks.own()
+        published = max(own.epoch if own is not None else 0, _epoch_after(log, token.incarnation, token.epoch))
+        if published > token.epoch:
+            raise self._refused(
+                f"has rows of epoch {published}; the state directory knows epochs up to {token.epoch}",
+                "It seems to come from an older backup: bring back the newest.",
+            )
+        others = marks.of_other_incarnations()
+        for incarnation, mark in others.items():
+            if mark.epoch or _epoch_after(log, incarnation, 0):
+                raise self._refused(
+                    f"has rows of {mark.pipeline} from another state directory",
+                    "Bring that back, write to another log, or give the pipeline another name; then its rows are "
+                    "appended.",
+                )
+        if own is None and token.epoch:
+            raise self._behind(0, token.epoch)
+        for partition, (found, stop) in enumerate(zip(_stops(log), own.stops if own is not None else [], strict=False)):
+            if found < stop:
+                raise self._refused(
+                    f"ends at offset {found:,} in partition {partition}; {stop:,} was durable there",
+                    "Bring back the segments that are missing.",
+                )
+        if own is None:
+            marks.write(0, _stops(log))
+        for incarnation in others:
+            marks.forget(incarnation)
+        return own.epoch if own is not None else 0
 
-    @staticmethod
-    def _later_epoch(log: Log, token: Token) -> int:
-        """The epoch after ``token``'s of which the log has a newest segment; 0 where there is none.
+    def _marks(self) -> LogMarks:
+        directory = os.path.join(self.location, "sinks")
+        return LogMarks(self.storage, directory, incarnation=self._incarnation, pipeline=self.pipeline or self.name)
 
-        The mark comes after the segments: where a commit was lost between the two, they alone know of it.
-        """
-        for partition in range(log.partitions):
-            segments = log.writer(partition).segments
-            if segments and segments[-1].header.published_whole:
-                for epoch in range(token.epoch + 1, token.epoch + 1 + LOST_EPOCHS):
-                    if segments[-1].header.term == _term(token.incarnation, epoch, partition):
-                        return epoch
-        return 0
+    @contextmanager
+    def _failing(self, doing: str) -> Iterator[None]:
+        doing = f"{self.location}: {doing}"
+        with sink_failure(doing, sink=self.name):
+            try:
+                yield
+            except LogError as error:
+                raise SinkError(f"{doing}: {error}", sink=self.name) from (error.__cause__ or error)
+
+    def _behind(self, published: int, expected: int) -> SinkError:
+        return self._refused(
+            f"has rows of epochs up to {published}; the state directory knows that {expected} was published",
+            "The log seems to be lost or to come from an older backup: bring back the newest, or begin anew with "
+            "another state= and another log.",
+        )
+
+    def _refused(self, problem: str, advice: str) -> SinkError:
+        return SinkError(f"{self.location} {problem}.\n  Nothing was touched. {advice}", sink=self.name)
 
     @property
     def _file_prefix(self) -> str:
         return self._incarnation[:_SHORT]
-
-    @property
-    def _mark_path(self) -> str:
-        return os.path.join(self.location, "sinks", self._incarnation)
 
     def _opened(self) -> Log:
         if self._log is None:
@@ -250,16 +285,18 @@ class _LogWriter:
                 self._stage()
 
     def prepare(self) -> dict[str, Any] | None:
-        """Make the segment durable, staged. Raises SinkError."""
-        if self.rows == 0:
+        """Make the segment durable, staged; without rows there is none. Raises SinkError."""
+        if not self.rows and self._partition:
             return None
-        with self._failing("rows cannot be made durable"):
-            self._stage()
-            assert self._staged is not None
-            self._staged.finish()
+        if self.rows:
+            with self._failing("rows cannot be made durable"):
+                self._stage()
+                assert self._staged is not None
+                self._staged.finish()
         self._prepared = True
         return {
-            "file": os.path.basename(self._path),
+            "file": os.path.basename(self._path) if self.rows else None,
+            "after": self._sink.committed,
             "partition": self._partition,
             "epoch": self._token.epoch,
             "incarnation": self._token.incarnation,
@@ -312,3 +349,22 @@ def _term(incarnation: str, epoch: int, partition: int) -> int:
     """What tells a published segment from all others."""
     named = f"{incarnation}/{epoch}/{partition}"
     return int.from_bytes(hashlib.blake2b(named.encode(), digest_size=8).digest(), "little")
+
+
+def _stops(log: Log) -> list[int]:
+    """Where each partition ends."""
+    return [log.writer(partition).durable for partition in range(log.partitions)]
+
+
+def _epoch_after(log: Log, incarnation: str, epoch: int) -> int:
+    """The later epoch of which the log has a newest segment; 0 where there is none.
+
+    The mark comes after the segments: where a commit was lost between the two, they alone know of it.
+    """
+    for partition in range(log.partitions):
+        segments = log.writer(partition).segments
+        if segments and segments[-1].header.published_whole:
+            for later in range(epoch + 1, epoch + 1 + LOST_EPOCHS):
+                if segments[-1].header.term == _term(incarnation, later, partition):
+                    return later
+    return 0

@@ -7,8 +7,7 @@ Laws
       file is right as well.
     - They corrupt only what engine reads again and vouches for: state and logs. Finished files of other formats are
       read by others, and no run looks at them again.
-    - They lie only where what is left proves the loss. Nothing does where the names of a log went, or the names of the
-      whole state in front of a log, which takes rows of every incarnation.
+    - They lie about the state, or about a log that is written to, so that what is left proves the loss.
 """
 
 import errno

@@ -69,7 +69,7 @@ class World:
         flipped, lied = [f"{STATE}/*"], [f"{STATE}/*"]
         if _is_log(self._pipeline):
             flipped.append(f"{self.roots[1]}/*")
-            lied = [f"{self._state}/stages/*", f"{self._state}/manifest-*", f"{self.roots[1]}/*.seg"]
+            lied += [f"{self.roots[1]}/*", f"{self.roots[1]}/*.seg"]
         first = SimulatedStorage(0)
         for source in self._pipeline.graph.sources:
             if isinstance(source, LogSource):

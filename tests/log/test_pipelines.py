@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import random
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 
 import engine
 from engine import Log, Pipeline, sinks, sources
-from engine.errors import PipelineError, SinkError
+from engine.errors import EngineError, PipelineError, SinkError
 from engine.progress import Token
 from engine.sinks.durable_log import LogSink
 from engine.storage import Storage
@@ -144,33 +145,92 @@ def test_a_commit_that_was_interrupted_anywhere_is_finished_once(tmp_path, done,
     assert fired == at - 1 >= 3  # two segments and the mark
 
 
-def test_epochs_are_staged_ahead_and_what_is_later_is_discarded(tmp_path):
+def test_epochs_are_written_ahead_and_what_is_later_is_discarded(tmp_path):
     sink = LogSink(str(tmp_path / "log"), None)
     start = Token("cd" * 16, 0, "0", "log")
     sink.open(table(0, 0).schema, token=start, partitions=1, memory_bytes=1 << 20)
-    handles = []
+    writers = []
     for epoch in range(1, 5):
         writer = sink.writer(0, Token("cd" * 16, epoch, "0", "log"))
         if epoch != 2:
             writer.write(table(epoch * 10, 10).to_batches()[0], origin=None)
-        handles.append(writer.prepare())
-    assert handles[1] is None
-    sink.commit([handles[0]])
-    sink.commit([handles[1]])
+        writers.append(writer)
+    handles = [writers[0].prepare()]
+    sink.commit(handles)
+    sink.commit([writers[1].prepare()])
+    handles = [writers[2].prepare()]
     sink.close()
     again = LogSink(str(tmp_path / "log"), None)
-    again.open(table(0, 0).schema, token=Token("cd" * 16, 3, "0", "log"), partitions=1, memory_bytes=1 << 20)
-    again.commit([handles[2]])
-    again.discard_after(Token("cd" * 16, 3, "0", "log"))
+    last = Token("cd" * 16, 3, "0", "log")
+    again.open(table(0, 0).schema, token=last, partitions=1, memory_bytes=1 << 20)
+    with pytest.raises(SinkError, match="has rows of epochs up to 2; the state directory knows that 3 was"):
+        again.discard_after(last)
+    again.commit(handles)
+    again.discard_after(last)
     again.close()
     assert numbers(tmp_path / "log") == [*range(10, 20), *range(30, 40)]
     assert list((tmp_path / "log" / "staging").iterdir()) == []
     with pytest.raises(SinkError, match="rows of epoch 3; the state directory knows epochs up to 2"):
         again.open(table(0, 0).schema, token=Token("cd" * 16, 2, "0", "log"), partitions=1, memory_bytes=1 << 20)
-    again.open(table(0, 0).schema, token=Token("cd" * 16, 3, "0", "log"), partitions=1, memory_bytes=1 << 20)
+    again.open(table(0, 0).schema, token=last, partitions=1, memory_bytes=1 << 20)
     with pytest.raises(SinkError, match="is gone, and its rows are not in the log"):
-        again.commit([handles[3]])
+        again.commit([{**handles[0], "epoch": 4, "after": 3}])
     again.close()
+
+
+def counted(start: int, stop: int, name: str = "job", path: Path | None = None) -> Pipeline:
+    rows = sources.memory(table(start, stop - start), id="counted")
+    return Pipeline(name).read(rows).write(sinks.log(path))
+
+
+def test_a_log_whose_state_directory_is_gone_is_refused(tmp_path):
+    path, state = tmp_path / "log", tmp_path / "state"
+    engine.run(counted(0, 10, path=path), state=state)
+    state.rename(tmp_path / "elsewhere")
+    with pytest.raises(SinkError, match="has rows of job from another state directory"):
+        engine.run(counted(0, 10, path=path), state=state)
+    assert numbers(path) == [*range(10)]
+    engine.run(counted(10, 20, "other", path), state=state)  # another pipeline may append
+    engine.run(counted(0, 20, path=path), state=tmp_path / "elsewhere")  # and the first one goes on
+    assert numbers(path) == [*range(20), *range(10, 20)]
+
+
+def test_an_incarnation_that_published_nothing_gives_way(tmp_path):
+    path = tmp_path / "log"
+
+    def broken(rows):
+        if rows.num_rows:
+            raise ValueError("broken")
+        return rows
+
+    with pytest.raises(EngineError, match="broken"):
+        engine.run(
+            Pipeline("job").read(sources.memory(table(0, 9), id="some")).map(broken).write(sinks.log(path)),
+            state=tmp_path / "a",
+        )
+    assert len(list((path / "sinks").iterdir())) == 1
+    engine.run(counted(0, 10, path=path), state=tmp_path / "b")
+    assert numbers(path) == [*range(10)]
+    assert len(list((path / "sinks").iterdir())) == 1
+
+
+@pytest.mark.parametrize("lost", ["segment", "mark", "both", "log"])
+def test_what_a_finished_commit_published_and_a_disk_lost_is_missed(tmp_path, lost):
+    path, state = tmp_path / "log", tmp_path / "state"
+    engine.run(counted(0, 10, path=path), state=state)
+    [mark] = (path / "sinks").iterdir()
+    before = mark.read_bytes()
+    engine.run(counted(0, 20, path=path), state=state)
+    *_, newest = sorted((path / "partition-00000").glob("*.seg"))
+    if lost in ("segment", "both"):
+        newest.unlink()
+        (path / "partition-00000" / "durable").unlink()  # which would tell, and is for readers: it is not synced
+    if lost in ("mark", "both"):
+        mark.write_bytes(before)
+    if lost == "log":
+        shutil.rmtree(path)
+    with pytest.raises(SinkError, match=r"ends at offset 10 in partition 0; 20 was|has rows of epochs up to"):
+        engine.run(counted(0, 30, path=path), state=state)
 
 
 def _job(directory: Path) -> Pipeline:
@@ -232,15 +292,15 @@ def test_a_segment_whose_name_was_not_synced_is_synced_by_the_repetition():
 
 def test_rows_of_a_commit_that_the_state_lost_are_seen_before_they_are_written_again(tmp_path):
     storage = Interrupted(10**9, done=False)
-    sink, handles = staged(tmp_path / "log", storage, 3, 0)
+    sink, handles = staged(tmp_path / "log", storage, 1, 0)
     storage.at, storage.renames = 3, 0  # two segments, and not the mark
     with pytest.raises(KeyboardInterrupt):
         sink.commit(handles)
     sink.close()
     again = LogSink(str(tmp_path / "log"), None)
-    with pytest.raises(SinkError, match="rows of epoch 3; the state directory knows epochs up to 2"):
-        again.open(table(0, 0).schema, token=Token("ab" * 16, 2, "0", "log"), partitions=2, memory_bytes=1 << 20)
-    again.open(table(0, 0).schema, token=Token("ab" * 16, 3, "0", "log"), partitions=2, memory_bytes=1 << 20)
+    with pytest.raises(SinkError, match="rows of epoch 1; the state directory knows epochs up to 0"):
+        again.open(table(0, 0).schema, token=Token("ab" * 16, 0, "0", "log"), partitions=2, memory_bytes=1 << 20)
+    again.open(table(0, 0).schema, token=Token("ab" * 16, 1, "0", "log"), partitions=2, memory_bytes=1 << 20)
     again.commit(handles)
     again.close()
     assert everything(tmp_path / "log") == [list(range(40))] * 2

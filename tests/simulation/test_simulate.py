@@ -100,12 +100,13 @@ def test_every_row_once_whatever_the_pipeline_and_whatever_happens(
     stopped = sum(outcome.stopped is not None for outcome in outcomes)
     print(f"{len(seeds)} seeds, {starts} starts, {stopped} refused for good, {calm} without a fault")
     print(", ".join(f"{name} {count}" for name, count in sorted(fired.items())))
-    assert starts > len(seeds) * 3 // 2
-    assert calm <= len(seeds) // 5
-    assert fired["power cut"] >= len(seeds) // 4
-    assert stopped <= len(seeds) // 4
-    if len(seeds) >= COMPLETE:
-        assert stopped >= len(seeds) // 50
+    assert starts > len(seeds)
+    assert fired["power cut"]
+    if len(seeds) >= COMPLETE:  # shares of a few are the seed's choice
+        assert starts > len(seeds) * 3 // 2
+        assert calm <= len(seeds) // 5
+        assert fired["power cut"] >= len(seeds) // 4
+        assert len(seeds) // 50 <= stopped <= len(seeds) // 4
         assert not [part for part in EVERY_FAULT if not any(part in name for name in fired)]
         assert {shape.source for shape in shapes} == {"memory", "log"}
 
