@@ -66,7 +66,7 @@ class Sink(Protocol):
         """
 
     def writer(self, partition: int, token: Token) -> Writer:
-        """A writer for one partition and the epoch of ``token``."""
+        """A writer for one partition and the epoch of ``token``; that of partition 0 also where there are no rows."""
 
     def commit(self, handles: Sequence[Handle]) -> None:
         """Publish what was prepared; idempotent. Raises SinkError; it will be called again with the same handles."""
