@@ -124,6 +124,8 @@ class PartitionReader:
 def _decoded(frame: Frame, path: str) -> pa.RecordBatch:
     try:
         return decode_body(frame.body)
+    except pa.ArrowMemoryError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise LogError(
             f"{path}: the frame at byte {frame.at.position:,} is as it was written, and pyarrow {pa.__version__} "

@@ -84,6 +84,8 @@ class ArrowIpcSink(FileSink):
             if error.errno is not None:
                 raise
             return None  # Arrow's word for a footer that it cannot read
+        except pa.ArrowMemoryError:
+            raise
         except pa.ArrowException:
             return None
 

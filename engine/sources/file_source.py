@@ -288,6 +288,12 @@ def _reading(source: FileSource, file: InputFile, row: int) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{file.location}: vanished while it was to be read.\n  Put it back and run again.") from error
+    except MemoryError as error:
+        raise SourceError(
+            f"{file.location}: there was not enough memory to read it.\n"
+            "  The file may well be sound, and all before the last commit is safe. Free memory and run again.",
+            source=source.name,
+        ) from error
     except _FAULTS as error:
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, OSError) and error.errno is not None:

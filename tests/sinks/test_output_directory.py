@@ -244,6 +244,21 @@ def test_a_vanished_file_is_an_error(tmp_path):
         sink.commit([handle])
 
 
+@both
+def test_memory_that_runs_out_makes_no_stranger_of_our_file(make, tmp_path):
+    sink = opened(make(tmp_path / "out"), ROWS.schema)
+    sink.commit([staged(sink, ROWS)])
+
+    class Scarce(Storage):
+        def open_input(self, path):
+            raise pa.ArrowMemoryError("injected")
+
+    again = make(tmp_path / "out")
+    again.storage = Scarce()
+    with pytest.raises(SinkError, match=r"cannot be examined: ArrowMemoryError: injected"):
+        opened(again, ROWS.schema, epoch=1)
+
+
 def test_a_stranger_under_the_same_name_is_never_overwritten(tmp_path):
     sink = opened(parquet(tmp_path / "out"), ROWS.schema)
     handle = staged(sink, ROWS)

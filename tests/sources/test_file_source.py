@@ -381,6 +381,21 @@ def test_an_error_of_the_system_is_the_cause(tmp_path: Path, monkeypatch: pytest
         reader.read()
 
 
+@pytest.mark.parametrize("error", [MemoryError("injected"), pa.ArrowMemoryError("injected")])
+def test_memory_that_runs_out_does_not_make_a_file_damaged(
+    error: MemoryError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PARQUET.put(events(0, 20), tmp_path / "a.parquet")
+    reader = PARQUET.source(tmp_path).open(None, durable=True)
+
+    def scarce(path: str) -> pa.NativeFile:
+        raise error
+
+    monkeypatch.setattr("engine.sources.file_listing.open_input", scarce)
+    with pytest.raises(SourceError, match=r"a\.parquet: there was not enough memory to read it"):
+        reader.read()
+
+
 @pytest.mark.parametrize("unreadable", [False] if os.geteuid() == 0 else [False, True])
 def test_a_file_without_permission(unreadable: bool, tmp_path: Path) -> None:
     path = IPC_FILE.put(events(0, 20), tmp_path / "a.arrow")
