@@ -18,8 +18,19 @@ import pyarrow as pa
 
 from engine.batch import Origin
 from engine.progress import Token
+from engine.storage import Storage
 
-__all__ = ["ChecksSchema", "Guarantee", "Handle", "Holding", "OutputFiles", "Sink", "StagesInState", "Writer"]
+__all__ = [
+    "ChecksSchema",
+    "Guarantee",
+    "Handle",
+    "Holding",
+    "OutputFiles",
+    "Sink",
+    "StagesInState",
+    "UsesStorage",
+    "Writer",
+]
 
 Handle: TypeAlias = Any
 """What a writer prepared: a value that JSON can hold."""
@@ -81,6 +92,14 @@ class Holding(Protocol):
 
     def close(self) -> None:
         """The run has ended, however: let go. Harmless when repeated."""
+
+
+@runtime_checkable
+class UsesStorage(Protocol):
+    """A sink whose files go through a ``Storage``."""
+
+    storage: Storage | None
+    """May be replaced before ``open``: a run puts one there that refuses changes once the state directory is lost."""
 
 
 @runtime_checkable

@@ -9,12 +9,15 @@ Laws
     - A segment is published whole or not at all. Its header's term names incarnation, epoch and partition: what is no
       longer staged must be in the log, or be older than what the log keeps.
     - Where others appended between two runs, a staged segment is written anew with the base that it gets now.
+    - A segment that the log has is never published again, also where a process that lost the state directory staged it
+      once more.
 """
 
 import hashlib
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -148,13 +151,17 @@ class LogSink:
                 raise SinkError(f"{doing}: {error}", sink=self.name) from (error.__cause__ or error)
 
     def discard_after(self, token: Token) -> None:
-        """Remove what was staged in epochs after ``token``'s. Raises SinkError."""
+        """Remove what was staged in epochs after ``token``'s, and what holds no rows. Raises SinkError."""
         directory = os.path.join(self.location, "staging")
         with sink_failure(f"{self.location}: what was staged cannot be removed", sink=self.name):
             for name in self.storage.list(directory):
+                path = os.path.join(directory, name)
                 parts = name.removesuffix(".tmp").removesuffix(".seg").split("-")
-                if parts[0] == self._file_prefix and (len(parts) != 3 or int(parts[1]) > token.epoch):
-                    self.storage.unlink(os.path.join(directory, name))
+                if parts[0] != self._file_prefix:
+                    continue
+                if len(parts) != 3 or int(parts[1]) > token.epoch or self.storage.size(path) == 0:
+                    with suppress(FileNotFoundError):  # a process that lost the state directory was quicker
+                        self.storage.unlink(path)
 
     def close(self) -> None:
         """Let others write to the log. Harmless when repeated."""
@@ -166,15 +173,15 @@ class LogSink:
         partition = int(handle["partition"])
         writer, term = log.writer(partition), _term(handle["incarnation"], handle["epoch"], partition)
         staged = os.path.join(self.location, "staging", handle["file"])
-        if not self.storage.exists(staged):
-            if not any(segment.header.term == term for segment in writer.segments):
-                raise SinkError(
-                    f"{staged} is gone, and its rows are not in the log.\n  Nothing was changed. Bring the file back.",
-                    sink=self.name,
-                    partition=partition,
-                )
+        if any(segment.header.term == term for segment in writer.segments):
             writer.finish_publishing()
             return
+        if not self.storage.exists(staged):
+            raise SinkError(
+                f"{staged} is gone, and its rows are not in the log.\n  Nothing was changed. Bring the file back.",
+                sink=self.name,
+                partition=partition,
+            )
         rebase(self.storage, staged, *writer.next_segment())
         writer.publish(staged)
         self.published_files += 1

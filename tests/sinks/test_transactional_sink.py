@@ -98,12 +98,12 @@ def test_killed_between_prepare_and_commit(make, database):
     assert ids(database) == [1, 2, 3]
 
 
-def test_segments_go_with_their_commit_and_one_empty_name_stays(make, tmp_path):
+def test_segments_go_with_their_commit_and_one_name_stays_without_rows(make, tmp_path):
     sink = make()
     for epoch in (1, 2, 4):
         committed(sink, batch(epoch), batch(epoch), epoch=epoch)
         assert files_below(tmp_path / "state") == [f"events/{epoch:012}-00000.arrow"]
-        assert os.path.getsize(tmp_path / "state" / f"events/{epoch:012}-00000.arrow") == 0
+        assert os.path.getsize(tmp_path / "state" / f"events/{epoch:012}-00000.arrow") == 4
 
 
 def test_later_epochs_are_discarded_and_files_of_others_left_alone(make, database, tmp_path):
