@@ -4,7 +4,6 @@ import random
 import shutil
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +50,15 @@ class Victim:
         return [call for call in self._listed(attempt) if call.name not in CHECKING]
 
     def checks(self, attempt: int) -> list[SystemCall]:
-        """Those by which such a run looks at its lock; the ``pattern`` of each is what it does then."""
+        """Those by which such a run looks at its lock; the ``pattern`` of each is what it changes then."""
         found = []
-        for call, following in pairwise(self._listed(attempt)):
-            if call.name in CHECKING and call.pattern.endswith("/state/events/LOCK") and following.name not in CHECKING:
-                found.append(replace(call, pattern=f"{following.name} {following.pattern}"))
+        check: SystemCall | None = None
+        for call in self._listed(attempt):
+            if call.name in CHECKING:
+                check = call if call.pattern == "/state/events/LOCK" else check
+            elif check is not None:
+                found.append(replace(check, pattern=f"{call.name} {call.pattern}"))
+                check = None
         return found
 
     def _listed(self, attempt: int) -> list[SystemCall]:
@@ -110,10 +113,11 @@ class Victim:
         print(f"{resource}: {dict(zip(limits, statuses, strict=True))}")
         return statuses
 
-    def staged(self) -> list[Path]:
-        """What a sink keeps until it is committed, and what was left there."""
-        rooms = (".output.staging-*/*", "output/staging/*", "state/events/sinks/*/*")
-        return [path for room in rooms for path in self.run.glob(room)]
+    def strays(self) -> list[Path]:
+        """What is empty where a sink keeps rows until their commit."""
+        rooms = (".output.staging-*", ".output.staging-*/*", "output/staging/*", "state/events/sinks/*/*")
+        found = [path for room in rooms for path in self.run.glob(room)]
+        return [path for path in found if not (any(path.iterdir()) if path.is_dir() else path.stat().st_size)]
 
     def finish(self, kills: int) -> None:
         assert self._zygote.run(self._attempt(kills)) == 0
