@@ -175,6 +175,8 @@ class LogSink:
         staged = os.path.join(self.location, "staging", handle["file"])
         if any(segment.header.term == term for segment in writer.segments):
             writer.finish_publishing()
+            with suppress(FileNotFoundError):
+                self.storage.unlink(staged)
             return
         if not self.storage.exists(staged):
             raise SinkError(

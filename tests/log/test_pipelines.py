@@ -144,6 +144,28 @@ def test_a_commit_that_was_interrupted_anywhere_is_finished_once(tmp_path, done,
     assert fired == at - 1 >= 3  # two segments and the mark
 
 
+def test_a_segment_that_is_staged_once_more_is_not_published_twice(tmp_path):
+    """By a process that lost the state directory: it was writing the segment anew, on its way into the rename."""
+    path, storage = tmp_path / "log", Interrupted(10**9, done=True)
+    sink, handles = staged(path, storage, 1, 0)
+    copies = [(path / "staging" / handle["file"], (path / "staging" / handle["file"]).read_bytes()) for handle in handles]
+    storage.at, storage.renames = 2, 0  # two segments, and not the mark
+    with pytest.raises(KeyboardInterrupt):
+        sink.commit(handles)
+    sink.close()
+    for copy, content in copies:
+        copy.write_bytes(content)
+    (path / "staging" / f"{'ab' * 8}-0000000001-00007.seg").touch()
+    again = LogSink(str(path), None)
+    token = Token("ab" * 16, 1, "0", "log")
+    again.open(table(0, 0).schema, token=token, partitions=2, memory_bytes=1 << 20)
+    again.commit(handles)
+    again.discard_after(token)
+    again.close()
+    assert everything(path) == [list(range(40))] * 2
+    assert list((path / "staging").iterdir()) == []
+
+
 def test_epochs_are_staged_ahead_and_what_is_later_is_discarded(tmp_path):
     sink = LogSink(str(tmp_path / "log"), None)
     start = Token("cd" * 16, 0, "0", "log")

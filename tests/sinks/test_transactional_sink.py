@@ -118,6 +118,18 @@ def test_later_epochs_are_discarded_and_files_of_others_left_alone(make, databas
     assert ids(database) == [1, 3]
 
 
+def test_an_empty_segment_is_of_no_epoch(make, database, tmp_path):
+    """A process leaves one that lost the state directory on its way into the call. Later epochs had no rows."""
+    committed(make(), batch(1))
+    stray = tmp_path / "state" / "events" / "000000000002-00000.arrow"
+    stray.touch()
+    again = make(epoch=4)
+    again.discard_after(token(4, again))
+    assert not stray.exists()
+    committed(again, batch(5), epoch=5)
+    assert ids(database) == [1, 5]
+
+
 def test_a_writer_that_gives_up_leaves_nothing(make, tmp_path):
     sink = make()
     writer = sink.writer(0, token(1, sink))
