@@ -25,6 +25,7 @@ __all__ = [
     "Guarantee",
     "Handle",
     "Holding",
+    "Located",
     "OutputFiles",
     "Sink",
     "StagesInState",
@@ -122,15 +123,20 @@ class StagesInState(Protocol):
 
 
 @runtime_checkable
-class OutputFiles(ChecksSchema, Protocol):
+class Located(Protocol):
+    """A sink that can say where its rows are."""
+
+    @property
+    def location(self) -> str:
+        """A directory as it was given, or a table, without secrets; empty where there is no such place."""
+
+
+@runtime_checkable
+class OutputFiles(ChecksSchema, Located, Protocol):
     """What a sink that writes files tells besides: for checks before a run, and for its report."""
 
     pipeline: str | None
     """The name of the pipeline that runs, for messages; the run sets it."""
-
-    @property
-    def location(self) -> str:
-        """The directory of its files, as it was given."""
 
     @property
     def published_files(self) -> int:

@@ -34,9 +34,10 @@ from engine.checkpoint.store import StateDirectory
 from engine.errors import EngineError, PipelineError
 from engine.instrument import SILENT, Instrument
 from engine.nature import monotonic_s, random_id
+from engine.path_argument import path_fault
 from engine.pipeline import Pipeline
 from engine.report import Counts, Report, Statistics
-from engine.sink import Holding, OutputFiles, Sink, StagesInState, UsesStorage
+from engine.sink import Holding, Located, OutputFiles, Sink, StagesInState, UsesStorage
 from engine.storage import Storage
 
 __all__ = ["Options", "execute"]
@@ -91,6 +92,8 @@ async def execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
 async def _execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
     started_s = monotonic_s()
     durable = options.state is not None
+    if durable and (fault := path_fault(options.state, "directory")):
+        raise PipelineError(f"state: {fault}", pipeline=pipeline.name)
     cadence = options.cadence()
     memory_bytes = options.memory_bytes()
     if faults := pipeline.graph.faults(durable=durable):
@@ -225,8 +228,8 @@ def _report(
         epochs=coordinator.commits if coordinator is not None else 0,
         elapsed_s=elapsed_s,
         peak_memory_bytes=_peak_memory_bytes(),
-        output=(sink.location or None) if isinstance(sink, OutputFiles) else None,
-        output_files=sink.published_files if isinstance(sink, OutputFiles) else 0,
+        output=(sink.location or None) if isinstance(sink, Located) else None,
+        output_files=sink.published_files if isinstance(sink, OutputFiles) else None,
         state=state.path if state is not None else None,
     )
 

@@ -29,7 +29,7 @@ _NAME_LIMIT = 200
 
 LOOK_S = 0.005
 LOOKS_LIMIT = 2_000
-"""So often, which is some 10 s, is looked whether another process has let go of a group; a commit takes milliseconds."""
+"""So often, for some 10 s, is looked whether another process has let go of a group; a commit takes milliseconds."""
 
 
 def whole_number(value: Any, what: str) -> int:

@@ -31,6 +31,7 @@ from engine.log.log import Log
 from engine.log.partition import microseconds
 from engine.log.staging import StagedSegment, rebase
 from engine.nature import wall_clock
+from engine.path_argument import path_fault
 from engine.progress import Token
 from engine.sink import Guarantee
 from engine.sinks.failure import sink_failure
@@ -53,8 +54,8 @@ def log(path: str | os.PathLike[str], *, compression: str | None = None) -> "Log
     The log has as many partitions as the pipeline. Rows appear when their epoch is committed. ``compression``: None,
     "lz4" or "zstd". Raises PipelineError.
     """
-    if not os.fspath(path):
-        raise PipelineError("log: the path is empty")
+    if fault := path_fault(path):
+        raise PipelineError(f"log: {fault}")
     if compression not in (None, "lz4", "zstd"):
         raise PipelineError(f'log: compression is {compression!r}; None, "lz4" and "zstd" there are')
     return LogSink(os.fspath(path), compression)

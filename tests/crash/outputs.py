@@ -47,5 +47,6 @@ def _rows_of_table(output: Path, like: pa.Schema) -> pa.Table:
     with closing(sqlite3.connect(output)) as database:
         rows = database.execute(f"SELECT {names} FROM events ORDER BY rowid").fetchall()
     columns = [pa.array(values) for values in zip(*rows, strict=True)]
-    table = pa.table([column.cast(type) for column, type in zip(columns, like.types, strict=True)], names=like.names)
+    cast = [column.cast(field.type) for column, field in zip(columns, like, strict=True)]
+    table = pa.table(cast, names=like.names)
     return table.append_column("partition", pa.array([0] * table.num_rows, pa.int32()))

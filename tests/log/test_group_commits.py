@@ -91,10 +91,8 @@ def test_a_commit_in_the_middle_of_another_one_is_not_lost(tmp_path, partition):
 def test_processes_that_commit_at_the_same_time(tmp_path):
     filled(tmp_path / "log", 3)
     command = [sys.executable, "-c", COMMITTER, str(tmp_path / "log")]
-    processes = [
-        subprocess.Popen([*command, str(partition), str(ROWS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for partition in range(3)
-    ]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, str(partition), str(ROWS)], **pipes) for partition in range(3)]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
     for process in processes:

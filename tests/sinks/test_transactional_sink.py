@@ -199,6 +199,17 @@ def test_a_busy_database_is_an_error_that_may_pass(make, database):
     assert ids(database) == [1]
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_database_that_is_held_when_a_run_begins(make, database):
+    committed(make(), batch(1))
+    with database.blocked(), pytest.raises(SinkError) as raised:
+        make(epoch=1)
+    assert str(raised.value).startswith(f"{database.kind}(")
+    assert "table=events): cannot be opened: " in str(raised.value)
+    assert "End what holds the database, another process or a transaction, and run again." in str(raised.value)
+    make(epoch=1)
+
+
 def test_without_a_directory_nothing_is_opened(database):
     with pytest.raises(SinkError, match="needs state="):
         opened(database.sink(), ROWS.schema)
