@@ -66,8 +66,10 @@ class Report:
     """The largest resident memory of the process so far."""
 
     output: str | None
-    output_files: int
-    """Files published by this run."""
+    """Where the rows are, as it was given: a directory, or the table of a database."""
+
+    output_files: int | None
+    """Files published by this run; None where the sink writes none."""
 
     state: str | None
 
@@ -108,11 +110,15 @@ class Report:
         if self.state is not None:
             facts.append("1 epoch" if self.epochs == 1 else f"{self.epochs:,} epochs")
         if self.output is not None:
-            files = "1 file" if self.output_files == 1 else f"{self.output_files:,} files"
-            facts.append(f"output {self.output} ({files})")
+            facts.append(f"output {self.output}{self._files()}")
         if self.state is not None:
             facts.append(f"state {self.state}")
         return facts
+
+    def _files(self) -> str:
+        if self.output_files is None:
+            return ""
+        return " (1 file)" if self.output_files == 1 else f" ({self.output_files:,} files)"
 
 
 def _rate(rows_per_s: float) -> str:

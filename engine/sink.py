@@ -18,8 +18,20 @@ import pyarrow as pa
 
 from engine.batch import Origin
 from engine.progress import Token
+from engine.storage import Storage
 
-__all__ = ["ChecksSchema", "Guarantee", "Handle", "Holding", "OutputFiles", "Sink", "StagesInState", "Writer"]
+__all__ = [
+    "ChecksSchema",
+    "Guarantee",
+    "Handle",
+    "Holding",
+    "Located",
+    "OutputFiles",
+    "Sink",
+    "StagesInState",
+    "UsesStorage",
+    "Writer",
+]
 
 Handle: TypeAlias = Any
 """What a writer prepared: a value that JSON can hold."""
@@ -84,6 +96,14 @@ class Holding(Protocol):
 
 
 @runtime_checkable
+class UsesStorage(Protocol):
+    """A sink whose files go through a ``Storage``."""
+
+    storage: Storage | None
+    """May be replaced before ``open``: a run puts one there that refuses changes once the state directory is lost."""
+
+
+@runtime_checkable
 class ChecksSchema(Protocol):
     """A sink that can tell before a run whether it takes the rows."""
 
@@ -103,15 +123,20 @@ class StagesInState(Protocol):
 
 
 @runtime_checkable
-class OutputFiles(ChecksSchema, Protocol):
+class Located(Protocol):
+    """A sink that can say where its rows are."""
+
+    @property
+    def location(self) -> str:
+        """A directory as it was given, or a table, without secrets; empty where there is no such place."""
+
+
+@runtime_checkable
+class OutputFiles(ChecksSchema, Located, Protocol):
     """What a sink that writes files tells besides: for checks before a run, and for its report."""
 
     pipeline: str | None
     """The name of the pipeline that runs, for messages; the run sets it."""
-
-    @property
-    def location(self) -> str:
-        """The directory of its files, as it was given."""
 
     @property
     def published_files(self) -> int:

@@ -43,3 +43,9 @@ def test_plain_values() -> None:
     values = REPORT.to_dict()
     assert values["this_run"]["rows_in"] == 8_000_000
     assert values["rows_per_s"] == REPORT.rows_per_s
+
+
+def test_rows_that_are_in_no_files() -> None:
+    report = dataclasses.replace(REPORT, output="out.db, table events", output_files=None)
+    assert "5 epochs · output out.db, table events · state" in str(report)
+    assert report.to_dict()["output_files"] is None

@@ -13,8 +13,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -29,13 +29,15 @@ from engine._runtime.scheduler import Scheduler
 from engine._runtime.worker import Workers
 from engine.background import BackgroundThread
 from engine.byte_size import ByteSize, format_bytes, parse_bytes
+from engine.checkpoint.fence import FencedStorage
 from engine.checkpoint.store import StateDirectory
 from engine.errors import EngineError, PipelineError
 from engine.instrument import SILENT, Instrument
 from engine.nature import monotonic_s, random_id
+from engine.path_argument import path_fault
 from engine.pipeline import Pipeline
 from engine.report import Counts, Report, Statistics
-from engine.sink import Holding, OutputFiles, Sink, StagesInState
+from engine.sink import Holding, Located, OutputFiles, Sink, StagesInState, UsesStorage
 from engine.storage import Storage
 
 __all__ = ["Options", "execute"]
@@ -90,6 +92,8 @@ async def execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
 async def _execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
     started_s = monotonic_s()
     durable = options.state is not None
+    if durable and (fault := path_fault(options.state, "directory")):
+        raise PipelineError(f"state: {fault}", pipeline=pipeline.name)
     cadence = options.cadence()
     memory_bytes = options.memory_bytes()
     if faults := pipeline.graph.faults(durable=durable):
@@ -105,6 +109,7 @@ async def _execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
             path = os.path.join(os.fspath(options.state), pipeline.name)
             opened = StateDirectory.open(storage, path, fingerprint=pipeline.graph.fingerprint())
             state = stack.enter_context(contextlib.closing(opened))
+            stack.enter_context(_fenced(sink, state))
         elif any(stage.fingerprint() is not None for stage in pipeline.graph.stages):
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="engine-", ignore_cleanup_errors=True))
         if isinstance(sink, Holding):
@@ -130,6 +135,20 @@ async def _execute(pipeline: Pipeline, sink: Sink, options: Options) -> Report:
     if interrupted:
         raise KeyboardInterrupt
     return report
+
+
+@contextmanager
+def _fenced(sink: Sink, state: StateDirectory) -> Iterator[None]:
+    """Let a sink change its files only while the state directory is ours."""
+    if not isinstance(sink, UsesStorage) or sink.storage is None:
+        yield
+        return
+    storage = sink.storage
+    sink.storage = FencedStorage(storage, state.check)
+    try:
+        yield
+    finally:
+        sink.storage = storage
 
 
 async def _run(
@@ -209,8 +228,8 @@ def _report(
         epochs=coordinator.commits if coordinator is not None else 0,
         elapsed_s=elapsed_s,
         peak_memory_bytes=_peak_memory_bytes(),
-        output=(sink.location or None) if isinstance(sink, OutputFiles) else None,
-        output_files=sink.published_files if isinstance(sink, OutputFiles) else 0,
+        output=(sink.location or None) if isinstance(sink, Located) else None,
+        output_files=sink.published_files if isinstance(sink, OutputFiles) else None,
         state=state.path if state is not None else None,
     )
 

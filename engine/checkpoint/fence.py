@@ -1,11 +1,14 @@
-"""Files of a stage that may be changed only while the state directory is ours.
+"""Files of stages and sinks that may be changed only while the state directory is ours.
 
 A process can be suspended, lose its lock to another one (somebody deletes LOCK), and be woken in the middle of its
-work. The manifest's own checks come only with the next COMMIT; until then it would write over the keys of the other.
+work. The manifest's own checks come only with the next COMMIT; until then it would write over the keys of the other,
+and stage rows of epochs that are over.
 
 Laws
     - Before every change, of a file or of a name, the lock is checked: who lost it gets OSError and changes nothing.
     - What only reads is not checked: it harms nobody.
+    - Who is suspended between a check and its call makes that one call, and no other. So a file that such a process
+      leaves behind is empty: whoever clears up after it may tell it by that.
 """
 
 from collections.abc import Callable, Iterator
@@ -98,7 +101,8 @@ class FencedStorage(Storage):
         self._storage.pause(seconds)
 
     def lock(self, path: str) -> Lock:
-        """As the other storage."""
+        """If we may."""
+        self._check()
         return self._storage.lock(path)
 
     def holder(self, path: str) -> tuple[Held, bool | None] | None:

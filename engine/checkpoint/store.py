@@ -19,7 +19,8 @@ Laws
       gains a copy of a torn tail before that rename, and nothing else.
     - Every append is durable when it returns: the manifest's law that at most its last frame can be torn rests on it.
     - The first failure of a write is the last: its outcome is unknown until recovery reads it; every later call raises.
-    - The lock is checked before every write: a deleted or replaced LOCK file, or a forked child, writes nothing.
+    - The lock is checked before every change: a deleted or replaced LOCK file, or a forked child, changes nothing. Who
+      lost it between a check and the rename of a manifest finds the tmp file gone: whoever came after deleted it.
     - A directory without a manifest is new only if nothing of ours but LOCK and tmp files is in it.
     - Files of other names are neither read nor deleted.
 
@@ -37,6 +38,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from engine.checkpoint import manifest
+from engine.checkpoint.fence import FencedStorage
 from engine.checkpoint.manifest import Commit, Damage, Decoded, Final, Header, Record, Term
 from engine.checkpoint.protocol import History, Recovery, compare
 from engine.errors import CorruptState, StateError
@@ -107,7 +109,7 @@ class StateDirectory:
         self.seed = header.seed
         self.term = random_id(TERM_BITS)
         self.torn: Torn | None = None
-        self._storage = storage
+        self._storage = FencedStorage(storage, self.check)
         self._lock = lock
         self._roll_at_bytes = roll_at_bytes
         self._recovery = Recovery(history.last_commit, not history.finished, history.next_epoch)
@@ -292,7 +294,6 @@ class StateDirectory:
         self._history = history
 
     def _write(self, record: Commit | Final) -> None:
-        self._lock.check()
         if isinstance(record, Commit) and self._tail.size > self._roll_at_bytes:
             self._write_manifest([_manifest_name(self._number)])
         file = self._file
@@ -305,7 +306,6 @@ class StateDirectory:
 
     def _write_manifest(self, older: list[str]) -> None:
         """Begin the next manifest file with all that counts of the history; the ``older`` go once it is durable."""
-        self._lock.check()
         self._number += 1
         name = _manifest_name(self._number)
         target = os.path.join(self.path, name)

@@ -6,6 +6,7 @@ import sys
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -31,7 +32,7 @@ Place = Annotated[str | None, Parameter(help="An offset, or a time such as 2026-
 @app.command
 def ls(path: Path_, /) -> None:
     """List partitions and segments with their rows and sizes."""
-    with Log(path, write=False) as log:
+    with _opened(path) as log:
         print(f"{'partition':>9}  {'rows':>25}  {'size':>10}  segment")
         for partition in range(log.partitions):
             bounds = log.bounds(partition=partition)
@@ -44,7 +45,7 @@ def ls(path: Path_, /) -> None:
 @app.command
 def show(path: Path_, /) -> None:
     """Show what the log is: its id, schema, the rows that it keeps, and how far each group is."""
-    with Log(path, write=False) as log:
+    with _opened(path) as log:
         print(f"log {log.id}, {log.partitions} {'partition' if log.partitions == 1 else 'partitions'}")
         for field in log.schema or []:
             print(f"  {field.name}: {field.type}{'' if field.nullable else ' not null'}")
@@ -59,7 +60,7 @@ def show(path: Path_, /) -> None:
 def verify(path: Path_, /) -> None:
     """Read every byte and compare it with its checksum. Exit code 1 where something durable is damaged."""
     damaged = 0
-    with Log(path, write=False) as log:
+    with _opened(path) as log:
         for found in verify_log(log, Storage()):
             state = "sound" if found.damage is None else f"DAMAGED at {found.damage}"
             torn = f", and {found.torn_bytes:,} bytes behind them were never acknowledged" if found.torn_bytes else ""
@@ -78,7 +79,7 @@ def tail(
     partition: Partition = 0,
 ) -> None:
     """Print rows as JSON, a line each, as they become durable, until Ctrl-C."""
-    with Log(path, write=False) as log:
+    with _opened(path) as log:
         for rows in log.tail(start, partition=partition):
             _print_rows([rows])
             sys.stdout.flush()
@@ -97,7 +98,7 @@ def replay(
     ] = "json",
 ) -> None:
     """Write the rows from one offset or time to another to standard output."""
-    with Log(path, write=False) as log:
+    with _opened(path) as log:
         rows = log.read(_place(start) or 0, _place(stop), partition=partition)
         if format == "json":
             _print_rows(rows)
@@ -119,6 +120,16 @@ def _place(text: str | None) -> int | datetime | None:
         raise LogError(f"{text!r} is no offset and no time; 12000 is one, and 2026-03-01T12:00") from error
 
 
+def _opened(path: Path) -> Log:
+    """The log, to be read. Raises LogError."""
+    if not Storage().exists(str(path / "LOG")):
+        raise LogError(
+            f"{path} is no log: nothing to read.\n"
+            "  Give the directory of one; `engine run` makes one for a pipeline that writes to a log."
+        )
+    return Log(path, write=False)
+
+
 def _print_rows(batches: Iterable[pa.RecordBatch]) -> None:
     for line in _lines(batches):
         print(line)
@@ -138,7 +149,18 @@ def _lines(batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
                 f"rows cannot be shown as JSON: {error}.\n  `engine log replay --format arrow` writes them as they are."
             ) from error
         for row in found:
-            yield json.dumps(row, default=_plain, ensure_ascii=False)
+            yield json.dumps(_finite(row), default=_plain, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null in place of floats that JSON lacks: NaN and the infinities."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 def _plain(value: Any) -> str:

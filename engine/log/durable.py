@@ -55,13 +55,16 @@ def _last_sound(file: File, identity: int) -> int:
 
 
 class DurableOffset:
-    """The writer's side. A failure to publish fails nobody: rows are no less durable for it."""
+    """The writer's side. A failure to publish fails nobody, as rows are no less durable for it: it is tried again with
+    the next offset, and at the end.
+    """
 
     def __init__(self, storage: Storage, directory: str, identity: int) -> None:
         self._storage = storage
         self._identity = identity
         self._path = os.path.join(directory, NAME)
         self._file: File | None = None
+        self._unpublished: int | None = None
 
     def begin(self, offset: int) -> None:
         """Replace what earlier writers left by one record. Raises OSError."""
@@ -74,21 +77,26 @@ class DurableOffset:
         except BaseException:
             file.close()
             raise
-        self.close()
-        self._file = file
+        before, self._file = self._file, file
+        if before is not None:
+            before.close()
 
     def publish(self, offset: int) -> None:
         """Let readers go up to ``offset``."""
         if self._file is None:
             return
+        self._unpublished = offset
         with suppress(OSError):
             if self._file.size >= RECORDS_LIMIT * _RECORD.size:
                 self.begin(offset)
             else:
                 self._file.append(_record(offset, self._identity))
+            self._unpublished = None
 
     def close(self) -> None:
         """Close the file; it stays."""
+        if self._unpublished is not None:
+            self.publish(self._unpublished)
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,13 +1,14 @@
 """Consumer groups: named sets of offsets up to which rows were taken, one a partition.
 
-    <log>/groups/<escaped name>   a document: {"name": …, "offsets": [partition 0, partition 1, …]}
+    <log>/groups/<escaped name>        a document: {"name": …, "offsets": [partition 0, partition 1, …]}
+    <log>/groups/<escaped name>.lock   flock of whoever is changing it
 
 Laws
     - A committed offset is durable when ``commit`` returns, and never goes back unless ``rewind`` is asked to.
     - Only rows that are durable can have been taken: a committed offset proves that they are.
     - Retention keeps every row that a group has not taken; a group that is not wanted any more is to be deleted.
-    - A group may be used by any process, without the log's lock; one consumer at a time. Threads that
-      use the same ``Log`` may commit side by side.
+    - Any thread and any process may commit, without the log's lock: they take turns by the lock of the group, and none
+      takes back what another one committed.
 """
 
 import operator
@@ -15,16 +16,20 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from engine.errors import CorruptLog, LogError
 from engine.log.document import read_document, write_document
-from engine.storage import Storage
+from engine.storage import Held, Lock, Storage
 
 __all__ = ["Group", "Groups", "whole_number"]
 
 _NAME_LIMIT = 200
+
+LOOK_S = 0.005
+LOOKS_LIMIT = 2_000
+"""So often, for some 10 s, is looked whether another process has let go of a group; a commit takes milliseconds."""
 
 
 def whole_number(value: Any, what: str) -> int:
@@ -54,6 +59,7 @@ class Group:
         self._storage = storage
         self._directory = directory
         self._path = os.path.join(directory, _escaped(name))
+        self._lock_path = f"{self._path}.lock"
         self._partitions = partitions
         self._committing = committing
 
@@ -79,21 +85,24 @@ class Group:
         committed. Raises LogError.
         """
         partition, offset = self._checked(partition, offset)
-        with self._committing:
+        with self._alone():
             self._set(partition, max(offset, self.offsets()[partition]))
 
     def rewind(self, offset: int, *, partition: int = 0) -> None:
         """Take the rows from ``offset`` on again. Raises LogError."""
         partition, offset = self._checked(partition, offset)
-        with self._committing:
+        with self._alone():
             self._set(partition, offset)
 
     def delete(self) -> None:
         """Forget the group: retention no longer waits for it. Harmless when repeated. Raises LogError."""
-        with self._committing, self._explained("cannot be removed"):
-            if self._storage.exists(self._path):
-                self._storage.unlink(self._path)
-                self._storage.sync_directory(self._directory)
+        if not self._storage.exists(self._path):
+            return
+        with self._alone(), self._explained("cannot be removed"):
+            for path in (self._path, self._lock_path):
+                with suppress(FileNotFoundError):  # somebody else was quicker
+                    self._storage.unlink(path)
+            self._storage.sync_directory(self._directory)
 
     def _checked(self, partition: int, offset: int) -> tuple[int, int]:
         partition = whole_number(partition, f"group {self.name!r}: the partition")
@@ -109,8 +118,33 @@ class Group:
         offsets = list(self.offsets())
         offsets[partition] = offset
         with self._explained(f"the offset {offset:,} could not be committed"):
-            self._storage.make_directory(self._directory)
             write_document(self._storage, self._path, {"name": self.name, "offsets": offsets})
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else changes the group meanwhile. Raises LogError."""
+        with self._committing:
+            with self._explained("cannot be changed"):
+                self._storage.make_directory(self._directory)
+                lock = self._locked()
+            try:
+                yield
+            finally:
+                lock.release()
+
+    def _locked(self) -> Lock:
+        looks = 0
+        while True:
+            try:
+                return self._storage.lock(self._lock_path)
+            except Held as held:
+                if looks == LOOKS_LIMIT:
+                    raise LogError(
+                        f"{self._path}: cannot be changed: pid {held.pid} on host {held.host} has been at it since "
+                        f"{held.since}.\n  What was committed before counts. Stop that process and commit again."
+                    ) from held
+            looks += 1
+            self._storage.pause(LOOK_S)
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:

@@ -40,6 +40,7 @@ from engine.log.recovery import Recovered, Torn, recover
 from engine.log.retention import Retention
 from engine.log.segment import segment_names
 from engine.nature import random_id
+from engine.path_argument import path_fault
 from engine.storage import Held, Lock, Storage
 
 __all__ = ["Log"]
@@ -419,13 +420,11 @@ class Log:
             raise LogError(f"{self.path}: {what}: {error}.\n  What was acknowledged is safe.") from error
 
 
-def _checked_path(path: Any) -> str:
+def _checked_path(path: str | os.PathLike[str]) -> str:
     """Raises PipelineError."""
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(text := os.fspath(path), str) or "\0" in text:
-        raise PipelineError(f"log: the path must be a text or a Path, found {path!r}")
-    if not text:
-        raise PipelineError("log: the path is empty")
-    return text
+    if fault := path_fault(path):
+        raise PipelineError(f"log: {fault}")
+    return os.fspath(path)
 
 
 def _check_arguments(schema: Any, partitions: Any, compression: Any, retain_age_s: Any) -> None:

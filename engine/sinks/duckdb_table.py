@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from engine.errors import PipelineError
 from engine.nature import monotonic_s
+from engine.path_argument import path_fault
 from engine.sinks.sql_target import BUSY_WAIT_S, Column, RefusedError, Session, TableColumn, quoted
 from engine.sinks.transactional import TransactionalSink
 from engine.storage import Storage
@@ -84,6 +85,8 @@ class DuckdbDatabase:
     kind = "duckdb"
 
     def __init__(self, database: str | os.PathLike[str]) -> None:
+        if database != "" and (fault := path_fault(database, "database")):
+            raise PipelineError(f"duckdb: {fault}")
         path = os.fspath(database)
         if find_spec("duckdb") is None:
             raise PipelineError("duckdb: DuckDB is not installed; pip install 'ingest-engine[duckdb]'")

@@ -11,13 +11,15 @@ Laws
     - Where others appended between two runs, a staged segment is written anew with the base that it gets now.
     - Every epoch has a handle, of partition 0 also without rows, and moves the mark. So mark and state must agree, and
       where a disk lost what it had vouched for, or one of the two came back from a backup, they do not.
+    - A segment that the log has is never published again, also where a process that lost the state directory staged it
+      once more.
 """
 
 import hashlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -30,6 +32,7 @@ from engine.log.log import Log
 from engine.log.partition import microseconds
 from engine.log.staging import StagedSegment, rebase
 from engine.nature import wall_clock
+from engine.path_argument import path_fault
 from engine.progress import Token
 from engine.sink import Guarantee
 from engine.sinks.failure import sink_failure
@@ -53,8 +56,8 @@ def log(path: str | os.PathLike[str], *, compression: str | None = None) -> "Log
     The log has as many partitions as the pipeline. Rows appear when their epoch is committed. ``compression``: None,
     "lz4" or "zstd". Raises PipelineError.
     """
-    if not os.fspath(path):
-        raise PipelineError("log: the path is empty")
+    if fault := path_fault(path):
+        raise PipelineError(f"log: {fault}")
     if compression not in (None, "lz4", "zstd"):
         raise PipelineError(f'log: compression is {compression!r}; None, "lz4" and "zstd" there are')
     return LogSink(os.fspath(path), compression)
@@ -148,15 +151,21 @@ class LogSink:
             self.committed = epoch
 
     def discard_after(self, token: Token) -> None:
-        """Remove what was staged in epochs after ``token``'s, which was published. Raises SinkError."""
+        """Remove what was staged in epochs after ``token``'s, which was published, and what holds no rows. Raises
+        SinkError.
+        """
         if self.committed < token.epoch:
             raise self._behind(self.committed, token.epoch)
         directory = os.path.join(self.location, "staging")
         with self._failing("what was staged cannot be removed"):
             for name in self.storage.list(directory):
+                path = os.path.join(directory, name)
                 parts = name.removesuffix(".tmp").removesuffix(".seg").split("-")
-                if parts[0] == self._file_prefix and (len(parts) != 3 or int(parts[1]) > token.epoch):
-                    self.storage.unlink(os.path.join(directory, name))
+                if parts[0] != self._file_prefix:
+                    continue
+                if len(parts) != 3 or int(parts[1]) > token.epoch or self.storage.size(path) == 0:
+                    with suppress(FileNotFoundError):  # a process that lost the state directory was quicker
+                        self.storage.unlink(path)
 
     def close(self) -> None:
         """Let others write to the log. Harmless when repeated."""
@@ -168,15 +177,17 @@ class LogSink:
         partition = int(handle["partition"])
         writer, term = log.writer(partition), _term(handle["incarnation"], handle["epoch"], partition)
         staged = os.path.join(self.location, "staging", handle["file"])
-        if not self.storage.exists(staged):
-            if not any(segment.header.term == term for segment in writer.segments):
-                raise SinkError(
-                    f"{staged} is gone, and its rows are not in the log.\n  Nothing was changed. Bring the file back.",
-                    sink=self.name,
-                    partition=partition,
-                )
+        if any(segment.header.term == term for segment in writer.segments):
             writer.finish_publishing()
+            with suppress(FileNotFoundError):
+                self.storage.unlink(staged)
             return
+        if not self.storage.exists(staged):
+            raise SinkError(
+                f"{staged} is gone, and its rows are not in the log.\n  Nothing was changed. Bring the file back.",
+                sink=self.name,
+                partition=partition,
+            )
         rebase(self.storage, staged, *writer.next_segment())
         writer.publish(staged)
         self.published_files += 1

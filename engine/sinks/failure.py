@@ -24,10 +24,12 @@ ADVICE = {
 
 @contextmanager
 def sink_failure(doing: str, *, sink: str, partition: int | None = None) -> Iterator[None]:
-    """Turn OSError and Arrow's errors into a SinkError that begins with ``doing``; theirs is its ``__cause__``."""
+    """Turn OSError, Arrow's errors and ValueError, by which encoders refuse rows, into a SinkError that begins with
+    ``doing``; theirs is its ``__cause__``.
+    """
     try:
         yield
-    except (OSError, pa.ArrowException, MemoryError) as error:
+    except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
         raise SinkError(_message(doing, error), sink=sink, partition=partition) from error
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine.errors import PipelineError, SinkError
+from engine.path_argument import path_fault
 from engine.progress import Token
 from engine.sink import Guarantee
 from engine.sinks.file_writer import Encoder, FileWriter, Limits
@@ -56,8 +57,8 @@ class FileSink(ABC):
             faults.append(f"{self.kind}: row_group_rows is {row_group_rows}; at least 1 is needed")
         if max_file_bytes is not None and max_file_bytes < 1:
             faults.append(f"{self.kind}: max_file_bytes is {max_file_bytes}; at least 1 is needed")
-        if not os.fspath(path):
-            faults.append(f"{self.kind}: the path is empty")
+        if fault := path_fault(path):
+            faults.append(f"{self.kind}: {fault}")
         if faults:
             raise PipelineError(faults)
         self.location = os.fspath(path)

@@ -9,12 +9,15 @@ Laws
       ``out/.staging/x.parquet`` for data.
     - ``check`` touches nothing. ``publish`` is idempotent and never replaces a file: what bears the name already is
       either the same file of the same commit, or an error.
+    - A process that lost the state directory, and was on its way into a call then, can do that one call: leave an
+      empty staged file, or take the empty staging directory away. Neither hinders us.
     - ``create``, ``sync_staging`` and ``forget`` may be called on any thread; the rest on one at a time.
 """
 
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -26,7 +29,7 @@ from engine.sinks.failure import sink_failure
 from engine.sinks.ownership import FileMark
 from engine.sinks.shared_sync import SharedSync
 from engine.sinks.staged_file import StagedFile
-from engine.storage import Storage
+from engine.storage import File, Storage
 
 __all__ = ["OutputDirectory"]
 
@@ -142,11 +145,20 @@ class OutputDirectory:
                 self._storage.make_directory(self._staging)
                 self._staging_exists = True
             name = ownership.staged_name(mark, self._sequence, self.extension)
-            file = self._storage.create(os.path.join(self._staging, name), mode=PUBLISHED_FILE_MODE)
+            file = self._create_staged(os.path.join(self._staging, name))
             self._sequence += 1
             self._live.add(name)
         self._names_sync.made()
         return StagedFile(name, file)
+
+    def _create_staged(self, path: str) -> File:
+        try:
+            return self._storage.create(path, mode=PUBLISHED_FILE_MODE)
+        except FileNotFoundError:
+            if self._live:
+                raise
+            self._storage.make_directory(self._staging)
+            return self._storage.create(path, mode=PUBLISHED_FILE_MODE)
 
     def sync_staging(self) -> None:
         """Make the names of all files created so far durable. Raises OSError."""
@@ -174,18 +186,26 @@ class OutputDirectory:
             if not self._storage.exists(self._staging):
                 return
             names = self._storage.list(self._staging)
-            kept = [name for name in names if (ownership.staged_epoch(name) or 0) <= epoch]
+            kept = [name for name in names if self._has_to_be_kept(name, epoch)]
             if kept:
                 raise self._error(
                     f"{self._staging} holds {_files(kept)} that should have been published by epoch {epoch} "
                     f"(first: {kept[0]}).\n  Nothing was removed. Look at what they hold; then move them away."
                 )
             for name in names:
-                self._storage.unlink(os.path.join(self._staging, name))
-            self._storage.remove_directory(self._staging)
+                with suppress(FileNotFoundError):
+                    self._storage.unlink(os.path.join(self._staging, name))
         with self._mutex:
-            self._staging_exists = False
+            self._staging_exists = True
             self._live.clear()
+        self._remove_idle_staging()
+
+    def _has_to_be_kept(self, name: str, epoch: int) -> bool:
+        """Whether a staged file may hold rows that were committed by ``epoch``, or is not ours."""
+        staged = ownership.staged_epoch(name)
+        if staged is None:
+            return True
+        return staged <= epoch and self._storage.size(os.path.join(self._staging, name)) > 0
 
     # -- publishing --
 

@@ -5,8 +5,10 @@
 Laws
     - A segment is durable, and so is its name, before its handle is given out.
     - No byte of a segment is read as Arrow before the checksum of all of it was found right.
-    - The newest epoch that was committed with rows keeps one name, its file cut to nothing: so it is known, without
-      another write, up to where the database must be, and a database that came back from a backup is found out.
+    - The newest epoch that was committed with rows keeps one name, its file cut to its first word: so it is known,
+      without another write, up to where the database must be, and a database that came back from a backup is found
+      out.
+    - An empty file is of no epoch: a process that lost the state directory can leave one, and it is removed.
     - Files of other names are neither read nor deleted.
     - ``create`` and ``sync`` may be called on any thread; the rest on one at a time.
 """
@@ -14,7 +16,7 @@ Laws
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +37,9 @@ __all__ = ["Newest", "SegmentWriter", "Segments"]
 
 NAME = re.compile(r"(\d{12,})-\d{5,}\.arrow")
 READ_BYTES = 1 << 20
+
+CUT_BYTES = 4
+"""What is left of a segment whose rows are committed: the first word of every Arrow stream, and no row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,12 @@ class Segments:
     def newest(self, through: Epoch) -> Newest:
         """What is there of epochs up to ``through``. Raises SinkError."""
         with sink_failure(f"{self._directory}: cannot be examined", sink=self._sink):
-            found = {name: epoch for name, epoch in self._names().items() if epoch <= through}
+            found = {name: epoch for name, epoch in self._names().items() if epoch <= through and self._size(name)}
             if not found:
                 return Newest()
             epoch = max(found.values())
             names = [name for name, of in found.items() if of == epoch]
-            return Newest(epoch, all(self._storage.size(self._path(name)) for name in names))
+            return Newest(epoch, all(self._size(name) > CUT_BYTES for name in names))
 
     def make_directory(self) -> None:
         """Make the directory where it is missing. Raises SinkError."""
@@ -111,22 +116,21 @@ class Segments:
         What cannot be removed is removed the next time.
         """
         done = {name: of for name, of in self._names().items() if of <= epoch}
-        if not done:
-            return
-        newest = max(done.values())
-        kept = min(name for name, of in done.items() if of == newest)
-        if self._storage.size(self._path(kept)):
+        filled = {name: of for name, of in done.items() if self._size(name)}
+        newest = max(filled.values(), default=0)
+        kept = min((name for name, of in filled.items() if of == newest), default=None)
+        if kept is not None and self._size(kept) > CUT_BYTES:
             with self._storage.open(self._path(kept), write=True) as file:
-                file.truncate(0)
+                file.truncate(CUT_BYTES)
         for name in done:
             if name != kept:
-                self._storage.unlink(self._path(name))
+                self._remove(name)
 
     def discard_after(self, epoch: Epoch) -> None:
         """Remove the segments of later epochs, for good. Raises OSError."""
         later = [name for name, of in self._names().items() if of > epoch]
         for name in later:
-            self._storage.unlink(self._path(name))
+            self._remove(name)
         if later:
             self._storage.sync_directory(self._directory)
 
@@ -135,6 +139,13 @@ class Segments:
             return {}
         matches = (NAME.fullmatch(name) for name in self._storage.list(self._directory))
         return {match[0]: int(match[1]) for match in matches if match}
+
+    def _size(self, name: str) -> int:
+        return self._storage.size(self._path(name))
+
+    def _remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):  # a process that lost the state directory was quicker
+            self._storage.unlink(self._path(name))
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)

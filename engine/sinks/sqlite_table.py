@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import PipelineError
+from engine.path_argument import path_fault
 from engine.sinks.sql_target import BUSY_WAIT_S, Column, RefusedError, Session, TableColumn, quoted
 from engine.sinks.transactional import TransactionalSink
 from engine.storage import Storage
@@ -72,6 +73,8 @@ class SqliteDatabase:
     kind = "sqlite"
 
     def __init__(self, database: str | os.PathLike[str]) -> None:
+        if database != "" and (fault := path_fault(database, "database")):
+            raise PipelineError(f"sqlite: {fault}")
         path = os.fspath(database)
         if not path or path == ":memory:" or path.startswith("file:"):
             raise PipelineError(f"sqlite: {path!r} is no file; a database in memory would not survive, give a path")

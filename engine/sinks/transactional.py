@@ -12,6 +12,7 @@ Laws
     - Databases add a ``Target``; nothing else differs.
 """
 
+import errno
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -74,6 +75,11 @@ class TransactionalSink:
     def name(self) -> str:
         """The database, without secrets, and the table."""
         return f"{self._target.kind}({self._target.label}, table={self.table})"
+
+    @property
+    def location(self) -> str:
+        """The database, without secrets, and the table."""
+        return f"{self._target.label}, table {self.table}"
 
     @property
     def guarantee(self) -> Guarantee:
@@ -153,8 +159,10 @@ class TransactionalSink:
             return self._target.transact(work)
         except (RefusedError, OSError, pa.ArrowException) as error:
             cause = error.__cause__ if isinstance(error, RefusedError) and error.__cause__ is not None else error
+            held = isinstance(cause, OSError) and cause.errno == errno.EAGAIN
+            advice = "End what holds the database, another process or a transaction," if held else "Mend it"
             raise SinkError(
-                f"{self.name}: {doing}: {error}.\n  Nothing uncommitted is visible. Mend it and run again.",
+                f"{self.name}: {doing}: {error}.\n  Nothing uncommitted is visible. {advice} and run again.",
                 sink=self.name,
             ) from cause
 

@@ -19,6 +19,7 @@ from engine.batch import Origin
 from engine.errors import InputError, LogError, PipelineError, SourceError
 from engine.log.log import Log
 from engine.log.reader import Rows
+from engine.path_argument import path_fault
 from engine.progress import Offset
 from engine.source import Read, Replay
 from engine.storage import Storage
@@ -37,6 +38,8 @@ def log(
     the group what the pipeline commits; the log keeps all rows behind that. Replayable. Raises PipelineError; reading
     raises InputError where rows are gone or there is no log, SourceError for damage.
     """
+    if fault := path_fault(path):
+        raise PipelineError(f"read: log: {fault}")
     if isinstance(start, bool) or not isinstance(start, int) or start < 0:
         raise PipelineError(f"read: log: start= must be an offset, found {start!r}")
     if stop is not None and (isinstance(stop, bool) or not isinstance(stop, int) or stop < start):

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from engine._core.crc32c import crc32c
 from engine.errors import InputError, PipelineError, SourceError
+from engine.path_argument import path_fault
 from engine.storage import file_size, list_files, open_input
 
 __all__ = [
@@ -82,10 +83,9 @@ class FileSet:
             raise PipelineError(f"read: expected a path or a sequence of paths, found {type(path).__name__}")
         paths = []
         for each in given:
-            text = os.fspath(each) if isinstance(each, str | os.PathLike) else None
-            if not isinstance(text, str) or not text or "\0" in text:
+            if path_fault(each) is not None:
                 raise PipelineError(f"read: expected a path, found {each!r}")
-            paths.append(text.rstrip("/") or "/")
+            paths.append(os.fspath(each).rstrip("/") or "/")
         if not paths:
             raise PipelineError("read: expected at least one path, found an empty sequence")
         return cls(tuple(paths), tuple(extensions))

@@ -87,4 +87,20 @@ def test_damage_is_told_and_left(path, capsys):
 
 def test_no_log(tmp_path, capsys):
     assert main(["log", "ls", str(tmp_path)]) == 1
-    assert "is no log" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is no log" in said
+    assert "`engine run` makes one" in said
+    assert "write=" not in said
+
+
+def test_floats_that_json_lacks_are_null(tmp_path, capsys):
+    with Log(tmp_path / "log") as log:
+        log.append(pa.table({"x": [1.5, float("nan"), float("-inf")], "many": [[float("nan"), 2.0], [], None]}))
+    assert main(["log", "replay", str(tmp_path / "log")]) == 0
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    rows = [json.loads(line, parse_constant=refuse) for line in capsys.readouterr().out.splitlines()]
+    expected = [(1.5, [None, 2.0]), (None, []), (None, None)]
+    assert [(row["x"], row["many"]) for row in rows] == expected

@@ -38,6 +38,9 @@ class Job:
 
     input: str
     output: str = ""
+    sink: str = "parquet"
+    """Which of ``sinks``; a database has one table, "events"."""
+
     state: str = ""
     reads: str = os.devnull
     """A file to which every read appends its count of rows, so that rows are counted across kills."""
@@ -190,8 +193,14 @@ def pipeline(job: Job) -> engine.Pipeline:
         .dedup("event_id", within=job.within)
         .key_by(job.key, partitions=job.partitions)
         .map(with_length if job.crash is None else Crashing(job.crash))
-        .write(sinks.parquet(job.output))
+        .write(sink(job))
     )
+
+
+def sink(job: Job) -> engine.Sink:
+    table = {"table": "events"} if job.sink == "sqlite" else {}
+    made: engine.Sink = getattr(sinks, job.sink)(job.output, **table)
+    return made
 
 
 def run(job: Job) -> None:

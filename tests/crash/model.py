@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
-NAME = re.compile(r"part-(\d{5})-(\d{8})-(\d{2})\.parquet")
+NAME = re.compile(r"part-(\d{5})-(\d{8})-(\d{2})\.(?:parquet|arrow)")
 
 
 def files_of(output: Path) -> list[Path]:
@@ -27,7 +28,7 @@ def read_in_order(output: Path) -> pa.Table:
     for path in files_of(output):
         match = NAME.fullmatch(path.name)
         assert match is not None
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(path).read() if path.suffix == ".parquet" else ipc.open_file(path).read_all()
         assert table.num_rows > 0, f"{path} is empty"
         tables.append(table.append_column("partition", pa.array(np.full(table.num_rows, int(match[1]), np.int32))))
     return pa.concat_tables(tables)
@@ -39,7 +40,11 @@ def check_exactly_once(output: Path, expected: pa.Table) -> None:
     ``expected``: the rows that must come out, in the order of the input, ``event_id`` and ``delivery`` among the
     columns.
     """
-    found = read_in_order(output)
+    check_rows(read_in_order(output), expected)
+
+
+def check_rows(found: pa.Table, expected: pa.Table) -> None:
+    """The same of rows that were read, with the ``partition`` of each."""
     assert found.num_rows == expected.num_rows, f"{found.num_rows} rows, expected {expected.num_rows}"
     assert pc.all(pc.equal(pc.binary_length(found["key"]), found["key_bytes"])).as_py(), "the map was not applied"
     check_partitions(found)

@@ -26,6 +26,9 @@ CHANGING = (
     "?rmdir,?mkdir,?mkdirat,?chmod,?fchmod,?fchmodat,?copy_file_range,?sendfile"
 )
 
+CHECKING = ("newfstatat", "stat", "lstat", "statx")
+"""By which a process looks at its lock before it changes anything."""
+
 _LINE = re.compile(r"(\d+) +(\w+)\((.*)")
 _OPENING = ("open", "openat")
 _VARYING = re.compile(r"[0-9a-f]{16,}|\d+")
@@ -74,8 +77,11 @@ class Tracer:
         self._listing = directory.parent / "strace"
 
     def calls(self, job: Job) -> tuple[int, list[SystemCall]]:
-        """Run a job to its end; its exit status, and every call that changes a file below the directory, in order."""
-        status = self._run(job, ["-e", f"trace={CHANGING}"])
+        """Run a job to its end; its exit status, and every call that changes a file below the directory, or looks at
+        one by its name, in order.
+        """
+        names = ",".join([CHANGING, *(f"?{name}" for name in CHECKING)])
+        status = self._run(job, ["-e", f"trace={names}"])
         return status, self._listed()
 
     def kill(self, job: Job, at: SystemCall) -> int:

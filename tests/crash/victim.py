@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from crash import model
+from crash import model, outputs
 from crash.jobs import Job, split_into_files
 from crash.nursery_of_kills import KILLED, Zygote
-from crash.system_calls import SystemCall, Tracer
+from crash.system_calls import CHECKING, SystemCall, Tracer
 
 from engine.testing.workload import generate, redeliver
 
@@ -22,7 +22,7 @@ FILES = 3
 class Victim:
     """A job with its files, its oracle, and what it was killed at."""
 
-    def __init__(self, directory: Path, zygote: Zygote, strace: str) -> None:
+    def __init__(self, directory: Path, zygote: Zygote, strace: str, sink: str = "parquet") -> None:
         self.run = directory / "run"
         self.hit: Counter[tuple[str, str]] = Counter()
         self.depths: Counter[int] = Counter()
@@ -36,6 +36,7 @@ class Victim:
             input=str(directory / "input"),
             partitions=2,
             output=str(self.run / "output"),
+            sink=sink,
             state=str(self.run / "state"),
         )
         self.begin_anew()
@@ -45,7 +46,22 @@ class Victim:
         self.run.mkdir()
 
     def calls(self, attempt: int) -> list[SystemCall]:
-        """Those of a run from the files as they are now; they are left as they are."""
+        """Those that change files, of a run from the files as they are now; they are left as they are."""
+        return [call for call in self._listed(attempt) if call.name not in CHECKING]
+
+    def checks(self, attempt: int) -> list[SystemCall]:
+        """Those by which such a run looks at its lock; the ``pattern`` of each is what it changes then."""
+        found = []
+        check: SystemCall | None = None
+        for call in self._listed(attempt):
+            if call.name in CHECKING:
+                check = call if call.pattern == "/state/events/LOCK" else check
+            elif check is not None:
+                found.append(replace(check, pattern=f"{call.name} {call.pattern}"))
+                check = None
+        return found
+
+    def _listed(self, attempt: int) -> list[SystemCall]:
         shutil.rmtree(self._saved, ignore_errors=True)
         shutil.copytree(self.run, self._saved)
         status, calls = self._tracer.calls(self._attempt(attempt))
@@ -76,11 +92,12 @@ class Victim:
         status = self._tracer.suspend(self._attempt(0), at, take_over)
         assert len(found) == 1, f"{at} was not reached, or the job was stopped more than once"
         assert self.output() == found[0]
+        self.check()
         self.hit[at.name, at.pattern] += 1
         return status
 
     def output(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in model.files_of(self.run / "output")}
+        return outputs.files_in(self._job.sink, self.run / "output")
 
     def try_with(self, **fault: Any) -> int:
         """Run the first attempt with a fault, given as fields of the job; its exit status."""
@@ -96,11 +113,11 @@ class Victim:
         print(f"{resource}: {dict(zip(limits, statuses, strict=True))}")
         return statuses
 
-    def move_staged_files_away(self) -> None:
-        staged = [path for path in self.run.glob(".output.staging-*/*") if path.is_file()]
-        assert staged, "the next run was refused, and not for what was staged too late"
-        for path in staged:
-            path.unlink()
+    def strays(self) -> list[Path]:
+        """What is empty where a sink keeps rows until their commit."""
+        rooms = (".output.staging-*", ".output.staging-*/*", "output/staging/*", "state/events/sinks/*/*")
+        found = [path for room in rooms for path in self.run.glob(room)]
+        return [path for path in found if not (any(path.iterdir()) if path.is_dir() else path.stat().st_size)]
 
     def finish(self, kills: int) -> None:
         assert self._zygote.run(self._attempt(kills)) == 0
@@ -108,14 +125,11 @@ class Victim:
         self.check()
 
     def check(self) -> None:
-        model.check_exactly_once(self.run / "output", self._expected)
+        columns = self._expected.schema.append(pa.field("key_bytes", pa.int32()))
+        model.check_rows(outputs.rows_in(self._job.sink, self.run / "output", columns), self._expected)
 
     def _attempt(self, number: int) -> Job:
         return replace(self._job, seed=number)  # of the same attempt the same calls, of another one other ids
-
-
-def _events() -> pa.Table:
-    return pa.Table.from_batches(generate(600, seed=3, keys=50, redeliveries=0.0)).drop_columns(["delivery"])
 
 
 def _events() -> pa.Table:

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,6 +71,24 @@ def test_from_an_offset_to_an_offset(tmp_path):
             sources.log(tmp_path / "log", **wrong)
     with pytest.raises(PipelineError, match="is no log"):
         engine.collect(Pipeline("none").read(sources.log(tmp_path / "none")))
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_a_row_that_no_frame_holds_is_an_error_of_the_sink(tmp_path, monkeypatch, prepare):
+    monkeypatch.setattr("engine.log.body.BodyEncoder.encode.__defaults__", (1_000,))
+    sink = LogSink(str(tmp_path / "log"), None)
+    schema = pa.schema([("text", pa.string())])
+    start = Token("ef" * 16, 0, "0", "log")
+    sink.open(schema, token=start, partitions=1, memory_bytes=1 << 20 if prepare else 1)
+    writer = sink.writer(0, Token("ef" * 16, 1, "0", "log"))
+    row = pa.record_batch({"text": ["x" * 2_000]})
+    if prepare:
+        writer.write(row, origin=None)
+    refused = writer.prepare if prepare else partial(writer.write, row, origin=None)
+    with pytest.raises(SinkError, match=r"one row takes .* bytes; a frame holds at most 1,000") as raised:
+        refused()
+    assert raised.value.partition == 0
+    sink.close()
 
 
 def test_a_log_is_not_its_own_input(tmp_path):
@@ -143,6 +162,28 @@ def test_a_commit_that_was_interrupted_anywhere_is_finished_once(tmp_path, done,
         if storage.renames < at:
             break
     assert fired == at - 1 >= 3  # two segments and the mark
+
+
+def test_a_segment_that_is_staged_once_more_is_not_published_twice(tmp_path):
+    """By a process that lost the state directory: it was writing the segment anew, on its way into the rename."""
+    path, storage = tmp_path / "log", Interrupted(10**9, done=True)
+    sink, handles = staged(path, storage, 1, 0)
+    copies = {file: file.read_bytes() for file in (path / "staging").iterdir()}
+    storage.at, storage.renames = 2, 0  # two segments, and not the mark
+    with pytest.raises(KeyboardInterrupt):
+        sink.commit(handles)
+    sink.close()
+    for copy, content in copies.items():
+        copy.write_bytes(content)
+    (path / "staging" / f"{'ab' * 8}-0000000001-00007.seg").touch()
+    again = LogSink(str(path), None)
+    token = Token("ab" * 16, 1, "0", "log")
+    again.open(table(0, 0).schema, token=token, partitions=2, memory_bytes=1 << 20)
+    again.commit(handles)
+    again.discard_after(token)
+    again.close()
+    assert everything(path) == [list(range(40))] * 2
+    assert list((path / "staging").iterdir()) == []
 
 
 def test_epochs_are_written_ahead_and_what_is_later_is_discarded(tmp_path):

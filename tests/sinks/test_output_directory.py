@@ -7,7 +7,7 @@ import threading
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sink_runs import OTHER, files_below, opened, origin, staged, staging_directories, token, written
+from sink_runs import INCARNATION, OTHER, files_below, opened, origin, staged, staging_directories, token, written
 
 from engine.errors import PipelineError, SinkError
 from engine.sink import Guarantee, Sink, Writer
@@ -292,6 +292,35 @@ def test_a_committed_file_left_in_staging_is_an_error(tmp_path):
     with pytest.raises(SinkError, match="should have been published by epoch 1"):
         sink.discard_after(token(1, sink))
     assert files_below(tmp_path) == before
+
+
+class Removing(Storage):
+    """Another process, on its way into the call since it lost the state directory, takes away a directory just made."""
+
+    def __init__(self):
+        self.removed = 0
+
+    def make_directory(self, path, **options):
+        super().make_directory(path, **options)
+        if ".staging-" in path and not self.removed:
+            os.rmdir(path)
+            self.removed += 1
+
+
+def test_what_a_process_does_that_lost_the_state_directory_hinders_nobody(tmp_path):
+    """One call each: it leaves an empty file of an epoch that is over, or takes the empty directory away."""
+    storage = Removing()
+    sink = parquet(tmp_path / "out")
+    sink.storage = storage
+    opened(sink, ROWS.schema, epoch=1)
+    sink.commit([staged(sink, ROWS, epoch=2)])
+    assert storage.removed == 1
+    staging = tmp_path / f".out.staging-{INCARNATION[:16]}"
+    staging.mkdir()
+    (staging / "00000-00000001-000000.parquet").touch()
+    sink.discard_after(token(2, sink))
+    assert files_below(tmp_path) == ["out/part-00000-00000002-00.parquet"]
+    assert staging_directories(tmp_path / "out") == []
 
 
 # -- writers --

@@ -43,6 +43,8 @@ def start(job, **changes):
 def test_a_pipeline_resumes_where_it_ended(database, job):
     report = sql_jobs.run(job)
     assert report.guarantee == "exactly-once"
+    assert report.output == f"{database.sink('events', 'error')._target.label}, table events"
+    assert report.output_files is None
     assert report.epochs >= 3
     check_exactly_once(database, job)
     more = dataclasses.replace(job, rows=14_000)

@@ -98,12 +98,12 @@ def test_killed_between_prepare_and_commit(make, database):
     assert ids(database) == [1, 2, 3]
 
 
-def test_segments_go_with_their_commit_and_one_empty_name_stays(make, tmp_path):
+def test_segments_go_with_their_commit_and_one_name_stays_without_rows(make, tmp_path):
     sink = make()
     for epoch in (1, 2, 4):
         committed(sink, batch(epoch), batch(epoch), epoch=epoch)
         assert files_below(tmp_path / "state") == [f"events/{epoch:012}-00000.arrow"]
-        assert os.path.getsize(tmp_path / "state" / f"events/{epoch:012}-00000.arrow") == 0
+        assert os.path.getsize(tmp_path / "state" / f"events/{epoch:012}-00000.arrow") == 4
 
 
 def test_later_epochs_are_discarded_and_files_of_others_left_alone(make, database, tmp_path):
@@ -116,6 +116,18 @@ def test_later_epochs_are_discarded_and_files_of_others_left_alone(make, databas
     assert files_below(tmp_path / "state") == ["events/000000000001-00000.arrow", "events/notes.txt"]
     committed(again, batch(3), epoch=3)
     assert ids(database) == [1, 3]
+
+
+def test_an_empty_segment_is_of_no_epoch(make, database, tmp_path):
+    """A process leaves one that lost the state directory on its way into the call. Later epochs had no rows."""
+    committed(make(), batch(1))
+    stray = tmp_path / "state" / "events" / "000000000002-00000.arrow"
+    stray.touch()
+    again = make(epoch=4)
+    again.discard_after(token(4, again))
+    assert not stray.exists()
+    committed(again, batch(5), epoch=5)
+    assert ids(database) == [1, 5]
 
 
 def test_a_writer_that_gives_up_leaves_nothing(make, tmp_path):
@@ -185,6 +197,17 @@ def test_a_busy_database_is_an_error_that_may_pass(make, database):
         assert isinstance(raised.value.__cause__, OSError)
     sink.commit(handles)
     assert ids(database) == [1]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_database_that_is_held_when_a_run_begins(make, database):
+    committed(make(), batch(1))
+    with database.blocked(), pytest.raises(SinkError) as raised:
+        make(epoch=1)
+    assert str(raised.value).startswith(f"{database.kind}(")
+    assert "table=events): cannot be opened: " in str(raised.value)
+    assert "End what holds the database, another process or a transaction, and run again." in str(raised.value)
+    make(epoch=1)
 
 
 def test_without_a_directory_nothing_is_opened(database):
