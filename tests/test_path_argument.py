@@ -30,7 +30,7 @@ def pipeline() -> Pipeline:
 
 
 @pytest.mark.parametrize("taker", TAKERS)
-@pytest.mark.parametrize("path", [5, b"out", "", "a\0b", True], ids=repr)
+@pytest.mark.parametrize("path", [5, b"out", "", "a\0b", "a\ud800", True], ids=repr)
 def test_what_is_no_path_is_named(taker: str, path: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PipelineError, match=r"path|database|directory|no file"):

@@ -87,12 +87,12 @@ class Log:
         sync: bool = True,
         storage: Storage | None = None,
     ) -> None:
-        self.path = _checked_path(path)
+        self._storage = storage if storage is not None else Storage()
+        self.path = self._storage.resolve(_checked_path(path))
         _check_arguments(schema, partitions, compression, retain_age_s)
         self.codec = CODECS[compression]
         self._encoder = BodyEncoder(self.codec)
         self._sync = sync
-        self._storage = storage if storage is not None else Storage()
         kept_bytes = None if retain_bytes is None else parse_bytes(retain_bytes, name="retain_bytes")
         self._retention = Retention(kept_bytes, retain_age_s)
         self._segment_bytes = parse_bytes(segment_bytes, name="segment_bytes")
@@ -131,7 +131,11 @@ class Log:
             self._fix_schema(schema)
         self.groups = Groups(self._storage, os.path.join(self.path, "groups"), self.partitions, self._end)
         self.torn: tuple[Torn, ...] = ()
-        self._readers = [PartitionReader(self._storage, self._directory(number)) for number in range(self.partitions)]
+        directories = [self._directory(number) for number in range(self.partitions)]
+        for directory in directories:
+            if not self._storage.is_directory(directory):
+                raise CorruptLog(f"{directory} is gone, and its rows with it; bring it back.", path=directory)
+        self._readers = [PartitionReader(self._storage, directory, self.id) for directory in directories]
         if self._lock is not None:
             term = int(random_id(64), 16)
             self._writers = [self._open_writer(number, term) for number in range(self.partitions)]
@@ -155,15 +159,22 @@ class Log:
 
     def _recover(self, number: int) -> Recovered:
         directory = self._directory(number)
-        return recover(
-            self._storage,
-            directory,
-            log=self.id,
-            partition=number,
-            floor=self._retention.floor(self._storage, directory),
-            published=self._published(number),
-            committed=self.groups.highest(number),
-        )
+        while True:
+            floor = self._retention.floor(self._storage, directory)
+            try:
+                return recover(
+                    self._storage,
+                    directory,
+                    log=self.id,
+                    partition=number,
+                    floor=floor,
+                    published=self._published(number),
+                    committed=self.groups.highest(number),
+                )
+            except (CorruptLog, FileNotFoundError):
+                # The writer's retention may have removed what is missing meanwhile; it moves the floor first.
+                if self._retention.floor(self._storage, directory) == floor:
+                    raise
 
     def _open_writer(self, number: int, term: int) -> Partition:
         directory = self._directory(number)
@@ -202,6 +213,7 @@ class Log:
         if self._writers:
             return self._writers[partition].durable
         with self._explained("cannot be read"):
+            self._check_still_there()
             if partition not in self._proven:
                 # A power cut may have taken what was published last: the segments tell what was durable before.
                 self._proven[partition] = self._recover(partition).durable
@@ -225,22 +237,24 @@ class Log:
         is appended. Waits while rows that no group has taken fill ``retain_bytes``. Raises InputError for rows of
         another schema, LogError where the disk refuses.
         """
+        while (end := self._append_if_room(rows, partition)) is None:
+            self._storage.pause(TAIL_WAIT_S)
+        return end
+
+    def _append_if_room(self, rows: Any, partition: int) -> int | None:
+        """As ``append``, but None where it would wait."""
         writer = self.writer(partition)
         batches = _batches_of(rows)
         self._check_schema(batches[0].schema)
-        bodies = []
-        for batch in batches:
-            if batch.num_rows:
-                try:
-                    bodies += self._encoder.encode(batch)
-                except (pa.ArrowException, ValueError) as error:
-                    raise InputError(f"log {self.path}: rows cannot be written: {error}") from error
+        filled = [batch for batch in batches if batch.num_rows]
+        if filled and self._retention.due(writer) and self._retain()[partition]:
+            return None
+        try:
+            bodies = [body for batch in filled for body in self._encoder.encode(batch)]
+        except (pa.ArrowException, ValueError) as error:
+            raise InputError(f"log {self.path}: rows cannot be written: {error}") from error
         self._fix_schema(batches[0].schema)
-        if not bodies:
-            return writer.durable
-        if self._retention.due(writer):
-            self._retain(wait=True)
-        return writer.append(bodies, self.codec)
+        return writer.append(bodies, self.codec) if bodies else writer.durable
 
     def read(
         self, start: int | datetime = 0, stop: int | datetime | None = None, *, partition: int = 0
@@ -275,8 +289,13 @@ class Log:
                     return
 
     async def append_async(self, rows: Any, *, partition: int = 0) -> int:
-        """As ``append``, under Trio. Cancellation waits until the append has ended, and then the rows are there."""
-        return await trio.to_thread.run_sync(partial(self.append, rows, partition=partition))
+        """As ``append``, under Trio. Cancelled while it waits for room, it appended nothing; cancelled later, it waits
+        until the append has ended, and then the rows are there.
+        """
+        attempt = partial(self._append_if_room, rows, partition)
+        while (end := await trio.to_thread.run_sync(attempt)) is None:  # noqa: ASYNC110 - another process makes room
+            await trio.sleep(TAIL_WAIT_S)
+        return end
 
     async def read_async(
         self, start: int | datetime = 0, stop: int | datetime | None = None, *, partition: int = 0
@@ -398,14 +417,16 @@ class Log:
             self._storage.pause(TAIL_WAIT_S)
         return iter(()) if self._closed else self.read_with_offsets(position, partition=partition)
 
-    def _retain(self, *, wait: bool = False) -> None:
-        """Remove what need not be kept; with ``wait``, until there is room."""
+    def _retain(self) -> list[bool]:
+        """Remove what need not be kept; say of which partitions a group keeps too much."""
         with self._explained("old segments could not be removed"):
-            while True:
-                full = [self._retention.apply(self._storage, writer, self.groups) for writer in self._writers]
-                if not wait or not any(full) or self._closed:
-                    return
-                self._storage.pause(TAIL_WAIT_S)
+            return [self._retention.apply(self._storage, writer, self.groups) for writer in self._writers]
+
+    def _check_still_there(self) -> None:
+        """For a reader: raise LogError where another log has taken the place of the one that was opened."""
+        document = read_document(self._storage, os.path.join(self.path, "LOG"))
+        if document is None or document["id"] != self.id:
+            raise LogError(f"{self.path}: the log that was opened is gone.\n  Open what is there now.")
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -446,14 +467,19 @@ def _batches_of(rows: Any) -> Sequence[pa.RecordBatch]:
     if isinstance(rows, pa.RecordBatch):
         return [rows]
     try:
-        if hasattr(rows, "__arrow_c_stream__"):
+        if isinstance(rows, pa.Table):
+            table = rows  # as it is: a stream would cut a name at a zero byte
+        elif hasattr(rows, "__arrow_c_stream__"):
             table = pa.table(rows)
-            return table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
-        if hasattr(rows, "__arrow_c_array__"):
+        elif hasattr(rows, "__arrow_c_array__"):
             return [pa.record_batch(rows)]
-    except (pa.ArrowException, TypeError, ValueError) as error:
+        else:
+            raise TypeError("rows of Arrow are needed; pass a table or a record batch")
+        return table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the code of others raises
         raise InputError(f"log: {type(rows).__name__} gives no rows: {error}") from error
-    raise InputError(f"log: rows of Arrow are needed, found {type(rows).__name__}; pass a table or a record batch")
 
 
 def _encoded(schema: pa.Schema) -> str:

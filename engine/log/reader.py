@@ -21,7 +21,7 @@ from engine.log.recovery import corrupt
 from engine.log.segment import BadFrame, Frame, Segment, frames, open_segment, segment_names
 from engine.storage import File, Storage
 
-__all__ = ["PartitionReader", "Rows"]
+__all__ = ["PartitionReader", "Rows", "first_time_us"]
 
 
 class Rows(NamedTuple):
@@ -39,10 +39,11 @@ class Rows(NamedTuple):
 
 @dataclass(slots=True)
 class PartitionReader:
-    """Reads a partition in ``directory``, alone or beside its writer."""
+    """Reads a partition of ``log`` in ``directory``, alone or beside its writer."""
 
     storage: Storage
     directory: str
+    log: str
 
     def bounds(self) -> list[tuple[int, str]]:
         """(base, path) of all segments, the oldest first, by their names. Raises OSError."""
@@ -64,7 +65,7 @@ class PartitionReader:
         for base, path in self.bounds():
             if base >= stop:
                 break
-            first = self.first_time_us(path)
+            first = first_time_us(self.storage, path)
             if first is not None and first >= time_us:
                 if chosen is None:
                     return base
@@ -96,6 +97,10 @@ class PartitionReader:
         except FileNotFoundError as error:
             raise LogError(f"{path}: retention removed it while row {start:,} was to be read from it") from error
         with file:
+            if segment.header.log != self.log:
+                raise LogError(
+                    f"{path} belongs to another log than the one that was opened, which is gone.\n  Open it again."
+                )
             at, offset = _place_of(file, segment, start)
             try:
                 for frame in frames(file, at, offset):
@@ -111,14 +116,15 @@ class PartitionReader:
                 raise corrupt(path, bad.position, f"{bad}; rows up to {limit:,} were durable") from bad
             raise corrupt(path, at.position, f"it ends at row {offset:,}; rows up to {limit:,} were durable")
 
-    def first_time_us(self, path: str) -> int | None:
-        """When the first rows of a segment were appended; None where it has none yet. Raises CorruptLog, OSError."""
-        file, segment = open_segment(self.storage, path)
-        with file:
-            if file.size < segment.first.position + FRAME_HEADER_BYTES:
-                return None
-            decoded = decode_frame_header(file.pread(FRAME_HEADER_BYTES, segment.first.position), segment.first)
-            return decoded[0].time_us if decoded is not None else None
+
+def first_time_us(storage: Storage, path: str) -> int | None:
+    """When the first rows of a segment were appended; None where it has none yet. Raises CorruptLog, OSError."""
+    file, segment = open_segment(storage, path)
+    with file:
+        if file.size < segment.first.position + FRAME_HEADER_BYTES:
+            return None
+        decoded = decode_frame_header(file.pread(FRAME_HEADER_BYTES, segment.first.position), segment.first)
+        return decoded[0].time_us if decoded is not None else None
 
 
 def _decoded(frame: Frame, path: str) -> pa.RecordBatch:

@@ -16,7 +16,7 @@ from itertools import pairwise
 from engine.log.document import read_document, write_document
 from engine.log.groups import Groups
 from engine.log.partition import Partition, microseconds
-from engine.log.reader import PartitionReader
+from engine.log.reader import first_time_us
 from engine.log.segment import Segment, segment_names
 from engine.nature import wall_clock
 from engine.storage import Storage
@@ -55,7 +55,7 @@ class Retention:
         with writer.retaining:
             writer.rolled = False
             segments = list(writer.segments)
-            count, full = self._count_to_remove(storage, writer.directory, segments, groups.lowest(writer.number))
+            count, full = self._count_to_remove(storage, segments, groups.lowest(writer.number))
             if count:
                 floor = {"number": segments[count].header.number}
                 write_document(storage, os.path.join(writer.directory, "floor"), floor)
@@ -71,23 +71,21 @@ class Retention:
     def _limited(self) -> bool:
         return self.retain_bytes is not None or self.retain_age_s is not None
 
-    def _count_to_remove(
-        self, storage: Storage, directory: str, segments: list[Segment], taken: int | None
-    ) -> tuple[int, bool]:
+    def _count_to_remove(self, storage: Storage, segments: list[Segment], taken: int | None) -> tuple[int, bool]:
         """How many of the oldest, and whether a group alone keeps the next one."""
         left = sum(storage.size(segment.path) for segment in segments)
         for index, (segment, following) in enumerate(pairwise(segments)):
             too_much = self.retain_bytes is not None and left > self.retain_bytes
-            if not too_much and not self._expired(storage, directory, following.path):
+            if not too_much and not self._expired(storage, following.path):
                 return index, False
             if taken is not None and following.header.base > taken:
                 return index, too_much
             left -= storage.size(segment.path)
         return max(0, len(segments) - 1), False
 
-    def _expired(self, storage: Storage, directory: str, following: str) -> bool:
+    def _expired(self, storage: Storage, following: str) -> bool:
         """Whether all rows before the segment ``following`` are too old: its first ones are."""
         if self.retain_age_s is None:
             return False
-        first_us = PartitionReader(storage, directory).first_time_us(following)
+        first_us = first_time_us(storage, following)
         return first_us is not None and first_us < microseconds(wall_clock()) - int(self.retain_age_s * 1e6)

@@ -216,7 +216,7 @@ def _rows(
     if not recovered.segments:
         return 0, 0
     start = recovered.segments[0].header.base
-    batches = [read.rows for read in PartitionReader(storage, directory).read(start, recovered.durable)]
+    batches = [read.rows for read in PartitionReader(storage, directory, identity).read(start, recovered.durable)]
     skipped = recovered.durable
     for frame in recovered.written:
         batches.append(decode_body(frame.body).slice(max(0, skipped - frame.header.offset)))

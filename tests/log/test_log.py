@@ -113,7 +113,7 @@ def test_other_rows_than_the_first_are_refused_and_nothing_is_appended(tmp_path)
         for wrong in (pa.table({"n": [1]}), pa.table({"n": ["a"], "text": ["b"]})):
             with pytest.raises(InputError, match=r"another schema(.|\n)*expected n: int64, text: string"):
                 log.append(wrong)
-        with pytest.raises(InputError, match="rows of Arrow are needed, found list"):
+        with pytest.raises(InputError, match="list gives no rows: rows of Arrow are needed"):
             log.append([1, 2])
         assert log.end() == 2
     with pytest.raises(InputError, match="another schema"):
