@@ -8,6 +8,7 @@ Laws
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -27,6 +28,9 @@ __all__ = ["duckdb"]
 LOOK_AGAIN_S = 0.02
 ROWS = "engine_rows"
 DECIMAL_DIGITS = 38
+
+_connecting = threading.Lock()
+"""One thread at a time: who joins a database that another thread is opening would miss what Python adds to it."""
 
 T = TypeVar("T")
 
@@ -136,7 +140,9 @@ class DuckdbDatabase:
         import duckdb as driver
 
         try:
-            with driver.connect(path) as connection:
+            with _connecting:
+                opened = driver.connect(path)
+            with opened as connection:
                 connection.execute("BEGIN")  # what raises from here on is rolled back by closing
                 result = work(_DuckdbSession(connection))
                 connection.execute("COMMIT")
