@@ -151,12 +151,13 @@ def repair(
 ) -> None:
     """Rebuild damaged files of stages: read the sources again, up to what the last commit holds, and emit nothing.
 
-    The damaged files stay where they are. A damaged manifest cannot be repaired: only it tells up to where the sources
-    were committed.
+    The damaged files stay where they are, and may be removed by hand once a run has gone on; what was sound beside them
+    goes with the first commit of that run. A damaged manifest cannot be repaired: only it tells up to where the sources
+    were committed. Ctrl-C and SIGTERM leave the state as it was.
     """
     from engine.cli.repair import repair_state
 
-    repair_state(load_pipeline(reference), str(state), memory=memory)
+    repair_state(lambda: load_pipeline(reference), str(state), memory=memory)
 
 
 @app.command
