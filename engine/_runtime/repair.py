@@ -14,7 +14,8 @@ Laws
 """
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import trio
@@ -29,7 +30,7 @@ from engine.errors import CorruptState, PipelineError, StateError
 from engine.pipeline import Pipeline
 from engine.stage import StageState
 from engine.stages.window_files import FileCheck
-from engine.storage import Storage
+from engine.storage import Lock, Storage
 
 __all__ = ["Repaired", "repair", "repair_async"]
 
@@ -53,8 +54,9 @@ class Repaired:
 
 
 def repair(pipeline: Pipeline, options: Options) -> Repaired:
-    """``repair_async`` for blocking callers."""
-    return trio.run(repair_async, pipeline, options, restrict_keyboard_interrupt_to_checkpoints=True)
+    """``repair_async`` for blocking callers. Ctrl-C is heard at once while the files are read."""
+    with _verified(pipeline, options) as found:
+        return trio.run(_repaired, pipeline, options, *found, restrict_keyboard_interrupt_to_checkpoints=True)
 
 
 async def repair_async(pipeline: Pipeline, options: Options) -> Repaired:
@@ -64,6 +66,13 @@ async def repair_async(pipeline: Pipeline, options: Options) -> Repaired:
     manifest; what a run raises where the replay fails; KeyboardInterrupt after Ctrl-C. The state is as it was then, or
     repaired.
     """
+    with _verified(pipeline, options) as found:
+        return await _repaired(pipeline, options, *found)
+
+
+@contextmanager
+def _verified(pipeline: Pipeline, options: Options) -> Iterator[tuple[Storage, Lock, Verification]]:
+    """Hold the lock of the state, and tell what is damaged in it. Raises as ``repair_async``."""
     if faults := pipeline.graph.faults(durable=True):
         raise PipelineError(faults, pipeline=pipeline.name)
     storage = options.storage or Storage()
@@ -71,29 +80,35 @@ async def repair_async(pipeline: Pipeline, options: Options) -> Repaired:
     _inspected(storage, path)  # before LOCK is made in what is no state
     lock = take(storage, path)
     try:
-        verification = trio.lowlevel.disable_ki_protection(verify)(storage, path)
-        commit = verification.inspection.last_commit
-        check_fingerprint(path, commit, pipeline.graph.fingerprint())
-        scratch = os.path.join(path, "repair")
-        _remove(storage, scratch)
-        if commit is None or not verification.damaged:
-            return Repaired(path, commit.epoch if commit is not None else None)
-        if faults := replay_faults(pipeline, commit):
-            lines = "".join(f"\n  {fault}" for fault in faults)
-            raise StateError(f"{path}: its states cannot be rebuilt:{lines}\n  Nothing was changed. {_OTHERWISE}")
-        try:
-            replayed = await _replayed(pipeline, replace(options, state=scratch, storage=storage), commit)
-            found = _rebuilt(verification, os.path.join(scratch, pipeline.name), replayed)
-            with StateDirectory.open(storage, path, fingerprint=pipeline.graph.fingerprint(), lock=lock) as state:
-                state.adopt(found)
-                rebuilt = tuple(state.stage_directory(stage, partition) for stage, partition in found)
-        finally:
-            with suppress(OSError):  # what stays is removed by the next repair
-                _remove(storage, scratch)
+        verification = verify(storage, path)
+        check_fingerprint(path, verification.inspection.last_commit, pipeline.graph.fingerprint())
+        yield storage, lock, verification
     except OSError as error:
         raise StateError(f"{path}: cannot be repaired: {error}.\n  Mend it and repair again.") from error
     finally:
         lock.release()
+
+
+async def _repaired(
+    pipeline: Pipeline, options: Options, storage: Storage, lock: Lock, verification: Verification
+) -> Repaired:
+    path, commit = verification.inspection.path, verification.inspection.last_commit
+    scratch = os.path.join(path, "repair")
+    _remove(storage, scratch)
+    if commit is None or not verification.damaged:
+        return Repaired(path, commit.epoch if commit is not None else None)
+    if faults := replay_faults(pipeline, commit):
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        raise StateError(f"{path}: its states cannot be rebuilt:{lines}\n  Nothing was changed. {_OTHERWISE}")
+    try:
+        replayed = await _replayed(pipeline, replace(options, state=scratch, storage=storage), commit)
+        found = _rebuilt(verification, os.path.join(scratch, pipeline.name), replayed)
+        with StateDirectory.open(storage, path, fingerprint=pipeline.graph.fingerprint(), lock=lock) as state:
+            state.adopt(found)
+            rebuilt = tuple(state.stage_directory(stage, partition) for stage, partition in found)
+    finally:
+        with suppress(OSError):  # what stays is removed by the next repair
+            _remove(storage, scratch)
     return Repaired(path, commit.epoch, verification.damaged, rebuilt, replayed.counters.get("rows_in", 0))
 
 

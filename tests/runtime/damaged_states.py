@@ -110,8 +110,8 @@ def victims(path, kind):
     return [Path(file.path) for file in verify(Storage(), state).files if os.path.basename(file.path).startswith(kind)]
 
 
-def simulated(storage, *, stop=None, mend=False):
-    """Run, or repair, on a simulated disk."""
+def simulated(storage, *, stop=None, mend=False, rows=12_000):
+    """Run, or repair, on a simulated disk; with so many rows."""
     background = InlineBackground()
     chosen = Options(
         state="/state",
@@ -122,7 +122,7 @@ def simulated(storage, *, stop=None, mend=False):
         workers=lambda: InlineWorkers(random.Random(1), background, Delay()),
         background=lambda name: background,
     )
-    made = pipeline("/out", stop=stop, read=sources.memory(SMALL, id="rows"), storage=storage)
+    made = pipeline("/out", stop=stop, read=sources.memory(SMALL[: rows // BATCH_ROWS], id="rows"), storage=storage)
     if mend:
         return run_deterministically(next(STARTS), repair_async, made, chosen)
     return run_deterministically(next(STARTS), execute, made, made.graph.sink, chosen)
@@ -140,12 +140,12 @@ def output_of(storage):
     return sorted((row["value"], row["id"]) for table in tables for row in table.to_pylist())
 
 
-def damaged_disk(kind=SimulatedStorage):
+def damaged_disk(kind=SimulatedStorage, rows=12_000):
     """A stopped run on a simulated disk, one of its files cut short; and what it would have written."""
     undisturbed, storage = SimulatedStorage(), SimulatedStorage(record=True)
-    simulated(undisturbed)
+    simulated(undisturbed, rows=rows)
     with pytest.raises(StageError):
-        simulated(storage, stop=10_000)
+        simulated(storage, stop=rows * 5 // 6, rows=rows)
     victim = verify(storage, "/state/repaired").files[0]
     with storage.open(victim.path, write=True) as file:
         file.truncate(victim.size_bytes // 2)
