@@ -44,19 +44,20 @@ class Victim:
         shutil.rmtree(self.run, ignore_errors=True)
         self.run.mkdir()
 
-    def calls(self, attempt: int) -> list[SystemCall]:
-        """Those of a run from the files as they are now; they are left as they are."""
+    def calls(self, attempt: int, *, mend: bool = False) -> list[SystemCall]:
+        """Those of a run, or of a repair, from the files as they are now; they are left as they are."""
         shutil.rmtree(self._saved, ignore_errors=True)
         shutil.copytree(self.run, self._saved)
-        status, calls = self._tracer.calls(self._attempt(attempt))
+        status, calls = self._tracer.calls(replace(self._attempt(attempt), mend=mend))
         assert status == 0
-        self.check()
+        if not mend:
+            self.check()
         shutil.rmtree(self.run)
         self._saved.rename(self.run)
         return calls
 
-    def kill(self, attempt: int, at: SystemCall) -> None:
-        status = self._tracer.kill(self._attempt(attempt), at)
+    def kill(self, attempt: int, at: SystemCall, *, mend: bool = False) -> None:
+        status = self._tracer.kill(replace(self._attempt(attempt), mend=mend), at)
         assert status == KILLED, f"{at} was not reached: the job ended with {status}"
         self.hit[at.name, at.pattern] += 1
 
@@ -81,6 +82,10 @@ class Victim:
 
     def output(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in model.files_of(self.run / "output")}
+
+    def mend(self, attempt: int) -> None:
+        """Repair the state."""
+        assert self._zygote.run(replace(self._attempt(attempt), mend=True)) == 0
 
     def try_with(self, **fault: Any) -> int:
         """Run the first attempt with a fault, given as fields of the job; its exit status."""
