@@ -134,7 +134,8 @@ def show(
 def verify(state: State, /) -> None:
     """Read the manifest and every file that the last commit names, and tell which are damaged, and where.
 
-    Ends with exit code 1 where one is. Nothing is repaired.
+    Ends with exit code 1 where one is. Nothing is repaired. What the sink has published or staged is not looked at: the
+    commit does not tell where that lies. The next run compares what it publishes again.
     """
     from engine.cli.checkpoint import verify_states
 
