@@ -18,7 +18,7 @@ import pyarrow as pa
 from engine.batch import Origin
 from engine.progress import Offset
 
-__all__ = ["Read", "Reader", "Replay", "Source"]
+__all__ = ["Read", "Reader", "Replay", "Rereads", "Source"]
 
 
 class Replay(Enum):
@@ -79,3 +79,17 @@ class Source(Protocol):
 
     def covers(self, directory: str) -> bool:
         """Whether it would read files in ``directory``: an output there would become its own input."""
+
+
+@runtime_checkable
+class Rereads(Protocol):
+    """A source that can give once more what came before an offset, whatever has come since: a repair asks for it."""
+
+    def before(self, offset: Offset) -> Reader:
+        """Exactly the rows from the first one on that led to ``offset``; it ends there.
+
+        Raises InputError, also while reading, where they are gone or are others.
+        """
+
+    def in_order_before(self, offset: Offset) -> bool:
+        """Whether ``before`` gives them in the order in which they came."""

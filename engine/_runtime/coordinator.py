@@ -20,6 +20,7 @@ import trio
 from engine._runtime.worker import Dedicated
 from engine.checkpoint.manifest import Commit
 from engine.checkpoint.protocol import CommitProtocol, Event
+from engine.checkpoint.replaced import collect
 from engine.checkpoint.store import StateDirectory
 from engine.errors import SinkError
 from engine.instrument import Instrument
@@ -29,6 +30,7 @@ from engine.report import Counts
 from engine.sink import Handle, Sink
 from engine.source import Source
 from engine.stage import StageState, Transform
+from engine.storage import Storage
 
 __all__ = ["Cadence", "Coordinator", "Cut"]
 
@@ -74,6 +76,7 @@ class Coordinator:
         self,
         *,
         state: StateDirectory,
+        storage: Storage,
         fingerprint: dict[str, Any],
         sink: Sink,
         sources: dict[str, Source],
@@ -84,6 +87,8 @@ class Coordinator:
         instrument: Instrument,
     ) -> None:
         self._state = state
+        self._storage = storage
+        self._collected = False
         self._fingerprint = fingerprint
         self._sink = sink
         self._sources = sources
@@ -258,6 +263,9 @@ class Coordinator:
             for transform, state in zip(self._transforms[stage], states, strict=True):
                 if state is not None:
                     await transform.release(state)
+        if not self._collected:
+            await self._thread.run(collect, self._storage, self._state.path, cut.states)
+            self._collected = True
 
     def _reach(self, event: Event, epoch: Epoch) -> None:
         self._protocol.advance(event, epoch)

@@ -2,8 +2,10 @@
 
 Laws
     - A source is read from its first row to exactly the offset that was committed, and is never told of it.
-    - Offsets are opaque: the end is where a read gives the committed one. Only where a pipeline has one source, whose
-      committed rows are counted, may a read go beyond; then the rows behind must be those that the offset begins with.
+    - A source of ours ends there by itself (``Rereads``). Of others offsets are opaque: the end is where a read gives
+      the committed one. Only where a pipeline has one source, whose committed rows are counted, may a read go beyond;
+      then the rows behind must be those that the offset begins with.
+    - Where the order of the rows counts, it is that in which they came, or nothing is rebuilt.
 """
 
 from collections.abc import Sequence
@@ -16,21 +18,30 @@ from engine.errors import InputError, StateError
 from engine.pipeline import Pipeline
 from engine.progress import Offset, Token
 from engine.sink import Guarantee, Handle
-from engine.source import Read, Reader, Replay, Source
+from engine.source import Read, Reader, Replay, Rereads, Source
 from engine.stages.dedup import Dedup
 
 __all__ = ["Muted", "muted", "replay_faults"]
 
 
-def replay_faults(pipeline: Pipeline) -> list[str]:
-    """Why its states cannot be rebuilt from its sources, a line each; empty where they can."""
+def replay_faults(pipeline: Pipeline, commit: Commit) -> list[str]:
+    """Why its states cannot be rebuilt from its sources up to ``commit``, a line each; empty where they can."""
     sources, stages = pipeline.graph.sources, pipeline.graph.stages
     faults = [f"{s.name}: cannot be read again from its beginning" for s in sources if s.replay is Replay.ONCE]
     dedups = [stage for stage in stages if isinstance(stage, Dedup)]
-    if len(sources) > 1 and (len(dedups) > 1 or any(dedup.within is not None for dedup in dedups)):
+    if len(dedups) < 2 and all(dedup.within is None for dedup in dedups):
+        return faults
+    if len(sources) > 1:
         faults.append(
             f"dedup: what it holds depends on how the rows of {len(sources)} sources were merged, which no commit tells"
         )
+    for source in sources:
+        offset = commit.offsets.get(source.name)
+        if isinstance(source, Rereads) and offset is not None and not source.in_order_before(offset):
+            faults.append(
+                f"{source.name}: what dedup holds depends on the order in which several runs read the partitions, which"
+                " no commit tells"
+            )
     return faults
 
 
@@ -74,7 +85,7 @@ class Muted:
 
 @dataclass(frozen=True, slots=True)
 class _Bounded:
-    """A source that ends at ``end``. ``rows``: how many come before it, where that is known."""
+    """A source that ends at ``end``, None: at once. ``rows``: how many come before it, where that is known."""
 
     source: Source
     end: Offset | None
@@ -91,9 +102,11 @@ class _Bounded:
     def schema(self) -> pa.Schema:
         return self.source.schema()
 
-    def open(self, offset: Offset | None, *, durable: bool) -> "_BoundedReader":
+    def open(self, offset: Offset | None, *, durable: bool) -> Reader:
         if offset is not None:
             raise InputError(f"{self.name}: a replay begins at the first row, not at {offset}", source=self.name)
+        if isinstance(self.source, Rereads) and self.end is not None:
+            return self.source.before(self.end)
         return _BoundedReader(self, self.source.open(None, durable=durable))
 
     def ack(self, offset: Offset) -> None:

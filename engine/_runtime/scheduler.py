@@ -187,6 +187,7 @@ class Scheduler:
             transforms = {s.stage.name: s.transforms for s in self._stateful()}
             self.coordinator = Coordinator(
                 state=self._state,
+                storage=self._storage,
                 fingerprint=self._graph.fingerprint(),
                 sink=self._sink,
                 sources={source.name: source for source in self._graph.sources},

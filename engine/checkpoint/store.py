@@ -5,7 +5,8 @@
     <path>/manifest-<number>.tmp           a manifest that never got its name; deleted
     <path>/manifest-<number>.torn-<term>   what stood behind the last valid record at the start of that term; kept
     <path>/stages/<name>-<partition>/      the stages' own files; names are escaped, contents are the stages' affair
-    <path>/stages/<name>-<partition>.rebuilt-<id>/   the same after a repair, where the state in the COMMIT says so
+    <path>/stages/<name>-<partition>.rebuilt-<id>/   the same after a repair, where the state in the COMMIT says so;
+                                           what then goes from the directories before is told in ``replaced``
     <path>/repair/                         what a repair under way has rebuilt so far; deleted by the next one
     <path>/sinks/<name>/                   the same for rows that a sink keeps until their commit
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from engine.stage import StageState
 
 __all__ = [
+    "REPLACED",
     "ROLL_AT_BYTES",
     "FoundManifest",
     "StateDirectory",
@@ -73,6 +75,9 @@ _LEFTOVER = re.compile(r"manifest-\d{8,}\.tmp")
 _OURS = re.compile(r"manifest-\d{8,}\.torn-[0-9a-f]+|stages|sinks")
 _PLACE = "directory"
 """The key in the state of a stage that was rebuilt: where its files lie, below the state directory."""
+
+REPLACED = "replaced"
+"""Another one: the directories that its files had before, with what was damaged in each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +213,7 @@ class StateDirectory:
     def placed(self, stage: str, partition: int, state: "StageState | None") -> "StageState | None":
         """``state`` as the next COMMIT has to hold it: a stage that was rebuilt goes on where that put its files."""
         before = self._state_of(stage, partition) or {}
-        return state if state is None or _PLACE not in before else state | {_PLACE: before[_PLACE]}
+        return state if state is None else state | {key: before[key] for key in (_PLACE, REPLACED) if key in before}
 
     def _state_of(self, stage: str, partition: int) -> "StageState | None":
         states = self.last_commit.states.get(stage, []) if self.last_commit is not None else []

@@ -134,7 +134,8 @@ def show(
 def verify(state: State, /) -> None:
     """Read the manifest and every file that the last commit names, and tell which are damaged, and where.
 
-    Ends with exit code 1 where one is. Nothing is repaired.
+    Ends with exit code 1 where one is. Nothing is repaired. What the sink has published or staged is not looked at: the
+    commit does not tell where that lies. The next run compares what it publishes again.
     """
     from engine.cli.checkpoint import verify_states
 
@@ -151,12 +152,13 @@ def repair(
 ) -> None:
     """Rebuild damaged files of stages: read the sources again, up to what the last commit holds, and emit nothing.
 
-    The damaged files stay where they are. A damaged manifest cannot be repaired: only it tells up to where the sources
-    were committed.
+    The damaged files stay where they are, and may be removed by hand once a run has gone on; what was sound beside them
+    goes with the first commit of that run. A damaged manifest cannot be repaired: only it tells up to where the sources
+    were committed. Ctrl-C and SIGTERM leave the state as it was.
     """
     from engine.cli.repair import repair_state
 
-    repair_state(load_pipeline(reference), str(state), memory=memory)
+    repair_state(lambda: load_pipeline(reference), str(state), memory=memory)
 
 
 @app.command

@@ -2,6 +2,7 @@
 
 Laws
     - Ctrl-C and SIGTERM take the same path: the run drains, commits and raises KeyboardInterrupt. The second gives up.
+      What is no run, such as a repair, ends by the same exceptions.
     - Neither is lost while the pipeline is still being loaded.
 """
 
@@ -10,13 +11,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 from engine._runtime.entry import run
 from engine.cli.progress_view import view_on
 from engine.pipeline import Pipeline
 
-__all__ = ["Terminated", "run_and_report"]
+__all__ = ["Terminated", "interruptible", "run_and_report"]
 
 
 class Terminated(BaseException):
@@ -35,26 +37,42 @@ def run_and_report(
 
     Raises EngineError, KeyboardInterrupt after Ctrl-C, and Terminated after SIGTERM.
     """
-    name = "engine"
+    with interruptible(" Run it again: it resumes." if state is not None else "") as job:
+        pipeline = load()
+        job.name = pipeline.name
+        with view_on(sys.stderr) as view:
+            report = run(
+                pipeline,
+                state=state,
+                memory=memory,
+                commit_every_s=commit_every_s,
+                commit_every_bytes=commit_every_bytes,
+                progress=view,
+            )
+    print(report, flush=True)
+
+
+@dataclass
+class Job:
+    """What may be interrupted; its name, once it has one."""
+
+    name: str = "engine"
+
+
+@contextmanager
+def interruptible(advice: str) -> Iterator[Job]:
+    """Let Ctrl-C and SIGTERM end what is within, and say so, with ``advice`` behind.
+
+    Raises KeyboardInterrupt after Ctrl-C, and Terminated after SIGTERM.
+    """
+    job = Job()
     try:
         with _sigterm_as_interrupt():
-            pipeline = load()
-            name = pipeline.name
-            with view_on(sys.stderr) as view:
-                report = run(
-                    pipeline,
-                    state=state,
-                    memory=memory,
-                    commit_every_s=commit_every_s,
-                    commit_every_bytes=commit_every_bytes,
-                    progress=view,
-                )
+            yield job
     except (KeyboardInterrupt, Terminated) as interrupt:
         cause = "SIGTERM" if isinstance(interrupt, Terminated) else "Ctrl-C"
-        resumes = " Run it again: it resumes." if state is not None else ""
-        print(f"{name}: stopped by {cause}.{resumes}", file=sys.stderr)
+        print(f"{job.name}: stopped by {cause}.{advice}", file=sys.stderr)
         raise
-    print(report, flush=True)
 
 
 @contextmanager

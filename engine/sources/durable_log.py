@@ -1,11 +1,14 @@
 """The rows of a durable log as a source. Replayable: it begins again at any row.
 
-The offset is ``{"offsets": [partition 0, partition 1, …]}``: of the next row in each partition.
+The offset is ``{"offsets": [partition 0, partition 1, …], "begun": […], "turn": [row, partition]}``: of the next row in
+each partition, and of the first that was ever read; and where the last read began, or None once that was before the
+read that came before it.
 
 Laws
     - What is read is what was durable when the source was opened; rows that come later are for the next run.
     - Rows of one partition keep their order. The partition that was read least far goes next: so the order of all rows
-      follows from the offset.
+      of a run follows from its first offset. Of several runs it does unless a later one read rows that would have had
+      their turn in an earlier one; ``turn`` is None then.
     - With ``group`` the log is told what was committed, after the commit: retention keeps the rest.
 """
 
@@ -87,15 +90,55 @@ class LogSource:
             else:
                 taken = opened.groups[self.group].offsets() if self.group is not None else (0,) * opened.partitions
                 starts = [max(self.begin, start) for start in taken]
-            if len(starts) != opened.partitions:
-                raise InputError(
-                    f"{self.name} has {opened.partitions} partitions; rows of {len(starts)} are committed.\n"
-                    "  It is another log; bring back the one of before."
-                )
-            return LogReader(self, opened, starts)
+                offset = {"begun": starts, "turn": [0, 0]}
+            stops = self._checked(opened, starts)
+            if self.stop is not None:
+                stops = [min(self.stop, stop) for stop in stops]
+            return LogReader(self, opened, starts, stops, begun=offset.get("begun"), turn=offset.get("turn"))
         except BaseException:
             opened.close()
             raise
+
+    def before(self, offset: Offset) -> "LogReader":
+        """The rows of each partition from the first that was read up to ``offset``. Raises InputError, SourceError."""
+        opened = self._opened()
+        try:
+            stops = [int(stop) for stop in offset["offsets"]]
+            self._checked(opened, stops)
+            begun = offset.get("begun") or [self.begin] * len(stops)
+            for partition, (start, stop) in enumerate(zip(begun, stops, strict=True)):
+                oldest = opened.start(partition=partition)
+                if start < min(oldest, stop):
+                    raise InputError(
+                        f"{self.name}: row {start:,} of partition {partition} is to be read again; the oldest that is"
+                        f" kept is {oldest:,}: retention removed those before.\n"
+                        "  Bring them back from a copy of the log.",
+                        source=self.name,
+                    )
+            return LogReader(self, opened, begun, stops, begun=begun, turn=[0, 0])
+        except BaseException:
+            opened.close()
+            raise
+
+    def in_order_before(self, offset: Offset) -> bool:
+        """Not where several runs read what had come to several partitions meanwhile."""
+        return len(offset["offsets"]) == 1 or offset.get("turn") is not None
+
+    def _checked(self, opened: Log, offsets: list[int]) -> list[int]:
+        """The ends of the partitions. Raises InputError where the log cannot have come to ``offsets``."""
+        if len(offsets) != opened.partitions:
+            raise InputError(
+                f"{self.name} has {opened.partitions} partitions; rows of {len(offsets)} are committed.\n"
+                "  It is another log; bring back the one of before."
+            )
+        ends = [opened.end(partition=partition) for partition in range(opened.partitions)]
+        for partition, (row, end) in enumerate(zip(offsets, ends, strict=True)):
+            if row > end:
+                raise InputError(
+                    f"{self.name}: row {row:,} of partition {partition} is committed; the log ends at {end:,}.\n"
+                    "  It is another log, or an older copy; bring back the one of before."
+                )
+        return ends
 
     def ack(self, offset: Offset) -> None:
         """Let the group commit: the log may forget what is before ``offset``. Raises SourceError."""
@@ -121,21 +164,25 @@ class LogSource:
 
 
 class LogReader:
-    """One pass over a log's rows."""
+    """One pass over a log's rows, from ``starts`` to ``stops``."""
 
-    def __init__(self, source: LogSource, opened: Log, starts: list[int]) -> None:
+    def __init__(
+        self,
+        source: LogSource,
+        opened: Log,
+        starts: list[int],
+        stops: list[int],
+        *,
+        begun: list[int] | None,
+        turn: list[int] | None,
+    ) -> None:
         self._source = source
         self._log = opened
-        self._offsets = starts
+        self._offsets = list(starts)
+        self._begun = begun
+        self._turn = turn
         self._batches: dict[int, Iterator[Rows]] = {}  # of partitions that are not read to their end
-        for partition, start in enumerate(starts):
-            end = opened.end(partition=partition)
-            stop = end if source.stop is None else min(end, source.stop)
-            if start > end:
-                raise InputError(
-                    f"{source.name}: row {start:,} of partition {partition} is committed; the log ends at {end:,}.\n"
-                    "  It is another log, or an older copy; bring back the one of before."
-                )
+        for partition, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             self._batches[partition] = _sliced(opened.read_with_offsets(start, max(start, stop), partition=partition))
 
     def read(self) -> Read | None:
@@ -150,9 +197,13 @@ class LogReader:
                 del self._batches[partition]
                 continue
             self._offsets[partition] = found.stop
+            turn = [found.offset, partition]
+            cut = found.stop == self._source.stop  # what follows would have come in one read with it
+            self._turn = turn if self._turn is not None and self._turn <= turn and not cut else None
             location = f"{self._source.path} partition {partition}"
             origin = Origin(self._source.name, location, found.offset, found.stop)
-            return Read(found.rows, origin, {"offsets": list(self._offsets)})
+            offset = {"offsets": list(self._offsets), "begun": self._begun, "turn": self._turn}
+            return Read(found.rows, origin, offset)
         return None
 
     def close(self) -> None:

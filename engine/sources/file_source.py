@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -29,6 +29,8 @@ from engine.sources.row_schema import Fit, drift, drift_error, found_schema
 from engine.storage import file_size
 
 __all__ = ["BATCH_ROWS", "FileReader", "FileSource", "OpenFile", "sliced"]
+
+Entries: TypeAlias = Sequence[tuple[str, int, str, int | None]]
 
 BATCH_ROWS = 65_536
 
@@ -134,7 +136,24 @@ class FileSource(ABC):
             return FileReader(self, files, self.schema_by(files))
         return self._resume(offset["files"])
 
-    def _resume(self, entries: Sequence[tuple[str, int, str, int | None]]) -> "FileReader":
+    def before(self, offset: Offset) -> "FileReader":
+        """The rows that came before ``offset``, from the files and in the order that it names. Raises InputError."""
+        entries = offset["files"]
+        known, unknown, expected = self._known(entries)
+        return FileReader(self, [*known, *unknown], expected, end=(len(known), entries[-1][3]))
+
+    def in_order_before(self, offset: Offset) -> bool:
+        """Always: the offset names the files in the order in which they were read."""
+        return True
+
+    def _resume(self, entries: Entries) -> "FileReader":
+        known, unknown, expected = self._known(entries)
+        done = [list(entry) for entry in entries]
+        skip = done.pop()[3] if done and done[-1][3] is not None else 0
+        return FileReader(self, [*known, *unknown], expected, done=done, skip=int(skip or 0))
+
+    def _known(self, entries: Entries) -> tuple[list[InputFile], list[InputFile], pa.Schema]:
+        """The files that an offset names, the others, and the schema of their rows."""
         now = self.files.files_or_none()
         unknown = {file.name: file for file in now}
         known = []
@@ -149,9 +168,7 @@ class FileSource(ABC):
             known.append(file)
         expected = self.schema_by(now or self.files.files())
         self._check_schema(expected, known, now[0])
-        done = [list(entry) for entry in entries]
-        skip = done.pop()[3] if done and done[-1][3] is not None else 0
-        return FileReader(self, [*known, *unknown.values()], expected, done=done, skip=int(skip or 0))
+        return known, list(unknown.values()), expected
 
     def _check_schema(self, expected: pa.Schema, known: list[InputFile], first: InputFile) -> None:
         """New files may sort before the known ones, but they must not change what the rows look like."""
@@ -192,12 +209,15 @@ class FileReader:
         *,
         done: list[list[str | int | None]] | None = None,
         skip: int = 0,
+        end: tuple[int, int | None] | None = None,
     ) -> None:
         self._source = source
         self._files = files
         self._expected = expected
         self._done: list[list[str | int | None]] = done or []
         self._row = skip
+        # How many of the files are read, and how many rows of the last one (None: all).
+        self._end_files, self._end_row = end or (len(files), None)
         self._identity = Identity(0, "")
         self._opened: OpenFile | None = None
         self._batches: Iterator[pa.RecordBatch] = iter(())
@@ -209,7 +229,7 @@ class FileReader:
 
     def read(self) -> Read | None:
         """Give the next rows, or None behind the last file. Raises InputError, SourceError."""
-        while len(self._done) < len(self._files):
+        while len(self._done) < self._end_files and not (self._in_last_file() and self._row == self._end_row):
             with _reading(self._source, self._file, self._row):
                 if self._opened is None:
                     self._open()
@@ -218,6 +238,9 @@ class FileReader:
                 return self._read(rows)
             self._end_file()
         return None
+
+    def _in_last_file(self) -> bool:
+        return len(self._done) == self._end_files - 1
 
     def close(self) -> None:
         """Release the open file."""
@@ -236,6 +259,8 @@ class FileReader:
         assert self._opened is not None
         assert self._fit is not None
         file, start = self._file, self._row
+        if self._end_row is not None and self._in_last_file():
+            rows = rows.slice(0, self._end_row - start)
         rows = self._fit.apply(rows, start)
         self._row = start + rows.num_rows
         ended = self._row == self._opened.row_count

@@ -111,7 +111,17 @@ class MemorySource:
     def _compare(self, reader: "MemoryReader", offset: Offset, checksum: RowChecksum | None) -> None:
         if checksum is not None and offset.get("checksum") != checksum.hexdigest():
             reader.close()
-            raise _other_rows(self.name, f"the first {offset['rows']:,} differ")
+            raise _first_differ(self.name, int(offset["rows"]))
+
+    def before(self, offset: Offset) -> "MemoryReader":
+        """The rows that came before ``offset``, compared with its checksum. Raises InputError."""
+        reader = self.open(None, durable=True)
+        reader.end_at(int(offset["rows"]), offset.get("checksum"))
+        return reader
+
+    def in_order_before(self, offset: Offset) -> bool:
+        """Always: the checksum is that of an order too."""
+        return True
 
     def ack(self, offset: Offset) -> None:
         """The caller's memory is the caller's: nothing to do."""
@@ -139,11 +149,19 @@ class MemoryReader:
         self._declared = declared is not None
         self._checksum = checksum
         self._row = 0
+        self._end: int | None = None
+        self._end_checksum: str | None = None
         self._fits: tuple[pa.Schema, Fit] | None = None
 
     def read(self) -> Read | None:
         """Give the next rows, or None at the end. Raises InputError; SourceError where the caller's iterator raises."""
+        if self._row == self._end:
+            return None
         rows = self._next()
+        if self._end is not None:
+            if rows is None:
+                raise _fewer_rows(self._name, self._end, self._row)
+            rows = rows.slice(0, self._end - self._row)
         if rows is None:
             return None
         start, self._row = self._row, self._row + rows.num_rows
@@ -151,7 +169,13 @@ class MemoryReader:
         if self._checksum is not None:
             self._checksum.update(rows)
             offset["checksum"] = self._checksum.hexdigest()
+            if self._row == self._end and offset["checksum"] != self._end_checksum:
+                raise _first_differ(self._name, self._row)
         return Read(rows, Origin(self._name, self._name, start, self._row), offset)
+
+    def end_at(self, row: int, checksum: str | None) -> None:
+        """Give only the rows before ``row``, which have this checksum."""
+        self._end, self._end_checksum = row, checksum
 
     def begin_at(self, row: int) -> None:
         """Count rows from ``row``: those before were other ones."""
@@ -162,7 +186,7 @@ class MemoryReader:
         while self._row < count:
             rows = self._next()
             if rows is None:
-                raise _other_rows(self._name, f"{count:,} were committed, it has {self._row:,}")
+                raise _fewer_rows(self._name, count, self._row)
             passed = rows.slice(0, count - self._row)
             if self._checksum is not None:
                 self._checksum.update(passed)
@@ -198,6 +222,14 @@ class MemoryReader:
             location = f"{self._name} row {self._row:,}"
             self._fits = (rows.schema, Fit(rows.schema, self._expected, location, declared=self._declared))
         return self._fits[1].apply(rows, self._row)
+
+
+def _first_differ(name: str, count: int) -> InputError:
+    return _other_rows(name, f"the first {count:,} differ")
+
+
+def _fewer_rows(name: str, count: int, found: int) -> InputError:
+    return _other_rows(name, f"{count:,} were committed, it has {found:,}")
 
 
 def _other_rows(name: str, what: str) -> InputError:

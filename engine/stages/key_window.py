@@ -85,7 +85,7 @@ _KEYS_SHARE = 1 / 4
 """The share that full keys in memory may take where the budget is short."""
 
 WINDOW_FORMAT = 1
-_OUR_FILES = re.compile(r"(ids|keys)-\d{20}\.log|run-\d{20}-\d{20}\.ids(\.tmp)?")
+WINDOW_FILES = re.compile(r"(ids|keys)-\d{20}\.log|run-\d{20}-\d{20}\.ids(\.tmp)?")
 
 
 def chunk_ids_of(memory_bytes: int) -> int:
@@ -401,7 +401,7 @@ class KeyWindow:
             return
         self._storage.make_directory(self._directory)
         for name in self._storage.list(self._directory):
-            if _OUR_FILES.fullmatch(name) and name not in keep:
+            if WINDOW_FILES.fullmatch(name) and name not in keep:
                 self._storage.unlink(os.path.join(self._directory, name))
         self._directory_ready = True
 

@@ -8,12 +8,13 @@ Laws of this check
 
 import json
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from engine.progress import Offset
-from engine.source import Read, Reader, Replay, Source
+from engine.source import Read, Reader, Replay, Rereads, Source
 
 __all__ = ["check_source"]
 
@@ -26,6 +27,7 @@ _EQUAL = "reading twice gives the same rows in the same order"
 _JSON = "an offset is a value that JSON can hold"
 _VALUE = "an offset stays what it was while reading goes on"
 _BEHIND = "open(offset) yields exactly the rows behind it"
+_BEFORE = "before(offset) yields exactly the rows before it"
 _ACK = "ack is harmless: what lies behind the offset can still be read"
 _CLOSE = "close is harmless, before the end and when repeated"
 
@@ -45,8 +47,8 @@ def check_source(
     ``make_again`` makes the same source anew, as another process does; without it the one that is given is opened
     again and again. A source that can be read once needs it (ValueError). ``offsets``: at how many of the offsets that
     reading gives the source is opened, evenly spread, the first and the last among them. ``passes``: at how many of
-    these the offsets of that second pass are tried too. Reads all rows about ``offsets`` times; at the end tells the
-    source that all of them are committed.
+    these the offsets of that second pass are tried too, and ``before``, where the source has it. Reads all rows about
+    ``offsets`` times; at the end tells the source that all of them are committed.
     """
     if make_again is None and source.replay is Replay.ONCE:
         raise ValueError(f"{source.name} can be read once: give make_again=, which makes it anew")
@@ -77,16 +79,24 @@ class _Trial:
 
     def read_all(self, source: Source, offset: str | None, *, durable: bool = True) -> _Pass:
         """Everything behind an offset, and that close may be repeated."""
-        where = "the beginning" if offset is None else f"offset {offset}"
+        place = None if offset is None else json.loads(offset)
+        where = "from the beginning" if offset is None else f"from offset {offset}"
+        law = _EQUAL if offset is None else _BEHIND
+        return self._read(source, partial(source.open, place, durable=durable), law, where)
+
+    def read_before(self, source: Rereads, offset: str) -> _Pass:
+        """Everything before an offset."""
+        return self._read(source, partial(source.before, json.loads(offset)), _BEFORE, f"up to offset {offset}")
+
+    def _read(self, source: Any, open_reader: Callable[[], Reader], law: str, where: str) -> _Pass:
         try:
             schema = source.schema()
-            reader = source.open(None if offset is None else json.loads(offset), durable=durable)
+            reader = open_reader()
             reads, texts = self._drain(reader)
         except AssertionError:
             raise
         except Exception as error:
-            law = _EQUAL if offset is None else _BEHIND
-            raise self._broken(law, f"reading from {where} raised {type(error).__name__}: {error}") from error
+            raise self._broken(law, f"reading {where} raised {type(error).__name__}: {error}") from error
         for _ in range(2):
             self._close(reader, "at the end")
         for read, text in zip(reads, texts, strict=True):
@@ -139,9 +149,24 @@ class _Trial:
             rest = whole.rows.slice(row)
             second = self.read_all(self.make(), offset)
             self._compare(_BEHIND, f"from offset {offset}, behind row {row:,},", second.rows, rest)
-            for further, later in _spread(second.offsets, 3) if offset in again else []:
+            if offset not in again:
+                continue
+            self._check_before(offset, whole.rows.slice(0, row))
+            for further, later in _spread(second.offsets, 3):
                 where = f"from offset {later}, given {further:,} rows behind offset {offset},"
                 self._compare(_BEHIND, where, self.read_all(self.make(), later).rows, rest.slice(further))
+                self._check_before(later, whole.rows.slice(0, row + further))
+
+    def _check_before(self, offset: str, expected: pa.Table) -> None:
+        """In order, where the source knows it; else merely the same rows."""
+        source = self.make()
+        if not isinstance(source, Rereads) or source.replay is Replay.ONCE:
+            return
+        found = self.read_before(source, offset).rows
+        if source.in_order_before(json.loads(offset)):
+            self._compare(_BEFORE, f"up to offset {offset}", found, expected)
+        elif sorted(map(repr, found.to_pylist())) != sorted(map(repr, expected.to_pylist())):
+            raise self._broken(_BEFORE, f"up to offset {offset} there are others")
 
     def check_close(self, whole: _Pass) -> None:
         """Close a reader before its first read, and another one after it; what they left behind disturbs nobody."""

@@ -10,6 +10,7 @@ import os
 import random
 import resource
 import signal
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ import trio
 
 import engine
 from engine import sinks, sources
+from engine._runtime.repair import repair_async
 from engine._runtime.run import Options, execute
 from engine.source import Reader
 from engine.testing.determinism import run_deterministically
@@ -69,6 +71,9 @@ class Job:
 
     crash: str | None = None
     """How the map ends the process at its second batch: "abort", "segfault" or "exit"; "memory" raises MemoryError."""
+
+    mend: bool = False
+    """Whether the state is repaired, and not run."""
 
     seed: int | None = None
     """Decides chance, clocks and the order of tasks, and all is done on one thread: the same calls in every run."""
@@ -220,7 +225,8 @@ def run(job: Job) -> None:
     if job.seed is None:
         trio.run(execute, built, built.graph.sink, options)
         return
+    main = partial(repair_async, built) if job.mend else partial(execute, built, built.graph.sink)
     background = InlineBackground()
     workers = InlineWorkers(random.Random(job.seed), background, Delay())
     on_one_thread = dataclasses.replace(options, workers=lambda: workers, background=lambda name: background)
-    run_deterministically(job.seed, execute, built, built.graph.sink, on_one_thread)
+    run_deterministically(job.seed, main, on_one_thread)

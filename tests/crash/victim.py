@@ -45,9 +45,11 @@ class Victim:
         shutil.rmtree(self.run, ignore_errors=True)
         self.run.mkdir()
 
-    def calls(self, attempt: int) -> list[SystemCall]:
-        """Those that change files, of a run from the files as they are now; they are left as they are."""
-        return [call for call in self._listed(attempt) if call.name not in CHECKING]
+    def calls(self, attempt: int, *, mend: bool = False) -> list[SystemCall]:
+        """Those that change files, of a run, or of a repair, from the files as they are now; they are left as they
+        are.
+        """
+        return [call for call in self._listed(attempt, mend=mend) if call.name not in CHECKING]
 
     def checks(self, attempt: int) -> list[SystemCall]:
         """Those by which such a run looks at its lock; the ``pattern`` of each is what it changes then."""
@@ -61,18 +63,19 @@ class Victim:
                 check = None
         return found
 
-    def _listed(self, attempt: int) -> list[SystemCall]:
+    def _listed(self, attempt: int, *, mend: bool = False) -> list[SystemCall]:
         shutil.rmtree(self._saved, ignore_errors=True)
         shutil.copytree(self.run, self._saved)
-        status, calls = self._tracer.calls(self._attempt(attempt))
+        status, calls = self._tracer.calls(replace(self._attempt(attempt), mend=mend))
         assert status == 0
-        self.check()
+        if not mend:
+            self.check()
         shutil.rmtree(self.run)
         self._saved.rename(self.run)
         return calls
 
-    def kill(self, attempt: int, at: SystemCall) -> None:
-        status = self._tracer.kill(self._attempt(attempt), at)
+    def kill(self, attempt: int, at: SystemCall, *, mend: bool = False) -> None:
+        status = self._tracer.kill(replace(self._attempt(attempt), mend=mend), at)
         assert status == KILLED, f"{at} was not reached: the job ended with {status}"
         self.hit[at.name, at.pattern] += 1
 
@@ -98,6 +101,10 @@ class Victim:
 
     def output(self) -> dict[str, bytes]:
         return outputs.files_in(self._job.sink, self.run / "output")
+
+    def mend(self, attempt: int) -> None:
+        """Repair the state."""
+        assert self._zygote.run(replace(self._attempt(attempt), mend=True)) == 0
 
     def try_with(self, **fault: Any) -> int:
         """Run the first attempt with a fault, given as fields of the job; its exit status."""

@@ -165,9 +165,34 @@ class NumbersReader:
             self.source.broken = True
 
 
+class Rereading(Numbers):
+    """It also gives what came before an offset."""
+
+    def before(self, offset):
+        reader = self.open(None, durable=True)
+        reader.stop = offset["n"] - (self.fault == "one too few")
+        if self.fault == "cannot be read again":
+            raise ValueError("they are gone")
+        read = reader.read
+
+        def up_to():
+            found = read() if reader.at < reader.stop else None
+            if found is None or found.offset["n"] <= reader.stop:
+                return found
+            return found._replace(rows=found.rows.slice(0, reader.stop - found.origin.start))
+
+        reader.read = up_to
+        return reader
+
+    def in_order_before(self, offset):
+        return self.fault != "order is unknown"
+
+
 def test_a_source_that_keeps_all_laws():
     check_source(Numbers())
     check_source(Numbers(rows=0))
+    check_source(Rereading())
+    check_source(Rereading("order is unknown"))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +227,12 @@ def test_a_broken_source_is_told_its_law(fault, law):
     assert first.startswith("numbers ")
     assert first.endswith(f"breaks the law that {law}:")
     assert second.strip()
+
+
+@pytest.mark.parametrize("fault", ["one too few", "cannot be read again"])
+def test_what_came_before_an_offset(fault):
+    with pytest.raises(AssertionError, match="yields exactly the rows before it"):
+        check_source(Rereading(fault))
 
 
 def test_it_looks_at_every_offset():

@@ -30,7 +30,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("engine.checkpoint.protocol",),
     ("engine.checkpoint.fence",),
     ("engine.checkpoint.store",),
-    ("engine.checkpoint.inspection",),
+    ("engine.checkpoint.inspection", "engine.checkpoint.replaced"),
     ("engine._runtime",),
     ("engine.testing",),
     ("engine",),
