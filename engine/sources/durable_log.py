@@ -1,8 +1,8 @@
 """The rows of a durable log as a source. Replayable: it begins again at any row.
 
-The offset is ``{"offsets": [partition 0, partition 1, …], "begun": […], "turn": [row, partition]}``: of the next row in
-each partition, and of the first that was ever read; and where the last read began, or None once that was before the
-read that came before it.
+The offset is ``{"log": its id, "offsets": [partition 0, partition 1, …], "begun": […], "turn": [row, partition]}``: of
+the next row in each partition, and of the first that was ever read; and where the last read began, or None once that
+was before the read that came before it.
 
 Laws
     - What is read is what was durable when the source was opened; rows that come later are for the next run.
@@ -85,16 +85,14 @@ class LogSource:
         """Begin behind ``offset``, or behind what the group has committed. Raises InputError, SourceError."""
         opened = self._opened()
         try:
-            if offset is not None:
-                starts = [int(start) for start in offset["offsets"]]
-            else:
+            if offset is None:
                 taken = opened.groups[self.group].offsets() if self.group is not None else (0,) * opened.partitions
                 starts = [max(self.begin, start) for start in taken]
-                offset = {"begun": starts, "turn": [0, 0]}
-            stops = self._checked(opened, starts)
+                offset = {"log": opened.id, "offsets": starts, "begun": starts, "turn": [0, 0]}
+            stops = self._ends(opened, offset)
             if self.stop is not None:
                 stops = [min(self.stop, stop) for stop in stops]
-            return LogReader(self, opened, starts, stops, begun=offset.get("begun"), turn=offset.get("turn"))
+            return LogReader(self, opened, offset, stops)
         except BaseException:
             opened.close()
             raise
@@ -103,9 +101,8 @@ class LogSource:
         """The rows of each partition from the first that was read up to ``offset``. Raises InputError, SourceError."""
         opened = self._opened()
         try:
-            stops = [int(stop) for stop in offset["offsets"]]
-            self._checked(opened, stops)
-            begun = offset.get("begun") or [self.begin] * len(stops)
+            self._ends(opened, offset)
+            begun, stops = offset["begun"], offset["offsets"]
             for partition, (start, stop) in enumerate(zip(begun, stops, strict=True)):
                 oldest = opened.start(partition=partition)
                 if start < min(oldest, stop):
@@ -115,36 +112,40 @@ class LogSource:
                         "  Bring them back from a copy of the log.",
                         source=self.name,
                     )
-            return LogReader(self, opened, begun, stops, begun=begun, turn=[0, 0])
+            return LogReader(self, opened, offset | {"offsets": begun, "turn": [0, 0]}, stops)
         except BaseException:
             opened.close()
             raise
 
     def in_order_before(self, offset: Offset) -> bool:
         """Not where several runs read what had come to several partitions meanwhile."""
-        return len(offset["offsets"]) == 1 or offset.get("turn") is not None
+        return len(offset["offsets"]) == 1 or offset["turn"] is not None
 
-    def _checked(self, opened: Log, offsets: list[int]) -> list[int]:
-        """The ends of the partitions. Raises InputError where the log cannot have come to ``offsets``."""
-        if len(offsets) != opened.partitions:
-            raise InputError(
-                f"{self.name} has {opened.partitions} partitions; rows of {len(offsets)} are committed.\n"
-                "  It is another log; bring back the one of before."
-            )
+    def _ends(self, opened: Log, offset: Offset) -> list[int]:
+        """The ends of the partitions. Raises InputError where the log cannot have come to ``offset``."""
+        self._check_same(opened, offset)
         ends = [opened.end(partition=partition) for partition in range(opened.partitions)]
-        for partition, (row, end) in enumerate(zip(offsets, ends, strict=True)):
+        for partition, (row, end) in enumerate(zip(offset["offsets"], ends, strict=True)):
             if row > end:
                 raise InputError(
                     f"{self.name}: row {row:,} of partition {partition} is committed; the log ends at {end:,}.\n"
-                    "  It is another log, or an older copy; bring back the one of before."
+                    "  It is an older copy; bring back the newest."
                 )
         return ends
 
+    def _check_same(self, opened: Log, offset: Offset) -> None:
+        if offset.get("log") != opened.id:
+            raise InputError(
+                f"{self.name} is log {opened.id}; rows of log {offset.get('log')} are committed.\n"
+                "  It is another log in its place: bring back the one of before, or begin anew with another state=."
+            )
+
     def ack(self, offset: Offset) -> None:
-        """Let the group commit: the log may forget what is before ``offset``. Raises SourceError."""
+        """Let the group commit: the log may forget what is before ``offset``. Raises InputError, SourceError."""
         if self.group is None or offset is None:
             return
         with self._opened() as opened:
+            self._check_same(opened, offset)
             try:
                 for partition, taken in enumerate(offset["offsets"]):
                     opened.groups[self.group].commit(int(taken), partition=partition)
@@ -164,25 +165,16 @@ class LogSource:
 
 
 class LogReader:
-    """One pass over a log's rows, from ``starts`` to ``stops``."""
+    """One pass over a log's rows, from ``offset`` to ``stops``."""
 
-    def __init__(
-        self,
-        source: LogSource,
-        opened: Log,
-        starts: list[int],
-        stops: list[int],
-        *,
-        begun: list[int] | None,
-        turn: list[int] | None,
-    ) -> None:
+    def __init__(self, source: LogSource, opened: Log, offset: Offset, stops: list[int]) -> None:
         self._source = source
         self._log = opened
-        self._offsets = list(starts)
-        self._begun = begun
-        self._turn = turn
+        self._first: Offset = offset
+        self._offsets: list[int] = list(offset["offsets"])
+        self._turn: list[int] | None = offset["turn"]
         self._batches: dict[int, Iterator[Rows]] = {}  # of partitions that are not read to their end
-        for partition, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        for partition, (start, stop) in enumerate(zip(self._offsets, stops, strict=True)):
             self._batches[partition] = _sliced(opened.read_with_offsets(start, max(start, stop), partition=partition))
 
     def read(self) -> Read | None:
@@ -202,8 +194,7 @@ class LogReader:
             self._turn = turn if self._turn is not None and self._turn <= turn and not cut else None
             location = f"{self._source.path} partition {partition}"
             origin = Origin(self._source.name, location, found.offset, found.stop)
-            offset = {"offsets": list(self._offsets), "begun": self._begun, "turn": self._turn}
-            return Read(found.rows, origin, offset)
+            return Read(found.rows, origin, self._first | {"offsets": list(self._offsets), "turn": self._turn})
         return None
 
     def close(self) -> None:

@@ -52,6 +52,12 @@ def strace() -> str:
 
 
 @pytest.fixture
-def victim(tmp_path: Path, strace: str) -> Iterator[Victim]:
+def sink() -> str:
+    """Where the victim's rows go; a test may be parametrized by it."""
+    return "parquet"
+
+
+@pytest.fixture
+def victim(tmp_path: Path, strace: str, sink: str) -> Iterator[Victim]:
     with Zygote(tmp_path / "zygote.log") as zygote:
-        yield Victim(tmp_path, zygote, strace)
+        yield Victim(tmp_path, zygote, strace, sink)

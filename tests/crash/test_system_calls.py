@@ -6,12 +6,14 @@ recovers, up to three times in a row: nothing lost, nothing twice.
 
 import random
 
+import pytest
 from crash.victim import Victim, chosen
 
 NESTED = (0, 0, 1, 0, 0, 2, 0, 3)
 """How often a job is killed again while it recovers: one after the other."""
 
 
+@pytest.mark.parametrize("sink", ["parquet", "log"])
 def test_killed_at_every_system_call(victim: Victim, system_calls: int, generator: random.Random) -> None:
     calls = victim.calls(0)
     assert calls == victim.calls(0), "two runs of the same seed differ"

@@ -13,7 +13,7 @@ import pytest
 
 import engine
 from engine import Log, Pipeline, sinks, sources
-from engine.errors import EngineError, PipelineError, SinkError
+from engine.errors import EngineError, InputError, PipelineError, SinkError
 from engine.progress import Token
 from engine.sinks.durable_log import LogSink
 from engine.storage import Storage
@@ -58,6 +58,23 @@ def test_rows_go_through_a_log_and_out_again(tmp_path):
         log.append(table(5_000, 10), partition=1)
     report = engine.run(after, state=tmp_path / "state")
     assert (report.this_run.rows_in, report.total.rows_out) == (10, 5_010)
+
+
+def test_another_log_in_the_place_of_the_one_that_was_read_is_refused(tmp_path):
+    def job() -> Pipeline:
+        read = sources.log(tmp_path / "log", group="job")
+        return Pipeline("job").read(read).write(sinks.parquet(tmp_path / "out"))
+
+    with Log(tmp_path / "log") as log:
+        log.append(table(0, 10))
+    engine.run(job(), state=tmp_path / "state")
+    shutil.rmtree(tmp_path / "log")
+    with Log(tmp_path / "log") as log:
+        log.append(table(0, 50))
+    with pytest.raises(InputError, match="It is another log in its place"):
+        engine.run(job(), state=tmp_path / "state")
+    with Log(tmp_path / "log", write=False) as log:
+        assert list(log.groups) == []
 
 
 def test_from_an_offset_to_an_offset(tmp_path):

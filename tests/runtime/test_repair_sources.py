@@ -225,11 +225,26 @@ def test_an_older_copy_of_the_log(tmp_path):
     read = sources.log(tmp_path / "log")
     path = tmp_path / "work"
     with Log(tmp_path / "log") as log:
-        for rows in INPUT:
+        for rows in INPUT[:5]:
+            log.append(rows)
+    shutil.copytree(tmp_path / "log", tmp_path / "older")
+    with Log(tmp_path / "log") as log:
+        for rows in INPUT[5:]:
             log.append(rows)
     stopped(path, read=read)
     shutil.rmtree(tmp_path / "log")
-    with Log(tmp_path / "log") as log:
-        for rows in INPUT[:5]:
-            log.append(rows)
+    (tmp_path / "older").rename(tmp_path / "log")
     check_refused(path, InputError, read.name, "is committed; the log ends at 5,000", read=read)
+
+
+def test_another_log_in_the_place_of_the_one_that_was_read(tmp_path):
+    read = sources.log(tmp_path / "log")
+    path = tmp_path / "work"
+    for _ in range(2):
+        with Log(tmp_path / "log") as log:
+            for rows in INPUT:
+                log.append(rows)
+        if not path.exists():
+            stopped(path, read=read)
+            shutil.rmtree(tmp_path / "log")
+    check_refused(path, InputError, read.name, "It is another log in its place", read=read)
