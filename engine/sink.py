@@ -8,6 +8,10 @@ Laws
       in another process, after any crash.
     - ``commit`` is idempotent: it may be called again with the same handles, and then changes nothing.
     - ``discard_after(token)`` removes what was staged under later epochs, never anything that was published.
+    - ``open`` takes an empty target, and one that its own incarnation left, wherever that ended: between any two calls,
+      or within one. One that holds rows of another incarnation, or of a later epoch than the last commit's, is
+      refused and stays as it is; only a sink whose target is shared with others lets theirs be.
+    - The rows of a partition keep their order. An epoch without rows publishes nothing.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
 from engine.byte_size import parse_bytes
 from engine.cli.execution import run_and_report
@@ -185,8 +185,10 @@ def simulate(
     reference: Reference,
     /,
     *,
-    seeds: Annotated[int, Parameter(help="How many; each is a history of faults of its own.")] = 100,
-    first: Annotated[int, Parameter(help="The first seed.")] = 0,
+    seeds: Annotated[
+        int, Parameter(help="How many; each is a history of faults of its own.", validator=validators.Number(gte=1))
+    ] = 100,
+    first: Annotated[int, Parameter(help="The first seed.", validator=validators.Number(gte=0))] = 0,
 ) -> None:
     """Run a pipeline on a simulated machine whose power fails and whose disk refuses, and print the seeds that fail.
 

@@ -10,7 +10,7 @@ Laws
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from engine.errors import missing_column
 
-__all__ = ["HiveLayout", "NoDirectoryName", "layout_faults"]
+__all__ = ["HiveLayout", "NoDirectoryName", "layout_faults", "partition_values"]
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
 NAME_BYTES = 255
@@ -107,3 +107,9 @@ def _directory_name(column: str, value: str | None) -> str:
     if len(name) > NAME_BYTES:
         raise NoDirectoryName(f'a value of "{column}" is too long for the name of a directory: {value!r:.60}…')
     return name
+
+
+def partition_values(directory: str) -> dict[str, str | None]:
+    """The columns and their text, as a directory that ``HiveLayout`` named tells them; none where it is empty."""
+    pairs = (part.split("=", 1) for part in directory.split(os.sep) if part)
+    return {unquote(column): None if value == NULL else unquote(value) for column, value in pairs}

@@ -4,16 +4,18 @@ Each checker gives complaints, none where all is well; they know nothing of faul
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 __all__ = ["CHECKERS", "Output", "Row", "no_duplicate", "no_loss", "order_per_key", "state_equals_model"]
 
-Row: TypeAlias = tuple[Any, ...]
+Row: TypeAlias = Hashable
+"""What is equal to a row that has the same values, such as an ``ExactRow``."""
+
 Output: TypeAlias = Mapping[int, Sequence[Row]]
 """The rows by partition, in the order in which they were committed."""
 
-KeyOf: TypeAlias = Callable[[Row], Any]
+KeyOf: TypeAlias = Callable[[Any], Hashable]
 
 SHOWN = 3
 
@@ -63,8 +65,8 @@ def _differences(what: str, some: Output, others: Output) -> list[str]:
     return complaints
 
 
-def _by_key(rows: Sequence[Row], key_of: KeyOf) -> dict[Any, list[Row]]:
-    by_key: dict[Any, list[Row]] = defaultdict(list)
+def _by_key(rows: Sequence[Row], key_of: KeyOf) -> dict[Hashable, list[Row]]:
+    by_key: dict[Hashable, list[Row]] = defaultdict(list)
     for row in rows:
         by_key[key_of(row)].append(row)
     return by_key

@@ -20,6 +20,7 @@ from engine.instrument import SILENT
 from engine.stage import StageState, Surroundings
 from engine.stages.dedup import Dedup
 from engine.testing.determinism import run_deterministically
+from engine.testing.exact_rows import NULL, encode
 from engine.testing.inline_threads import InlineBackground
 from engine.testing.storage import SimulatedStorage
 
@@ -127,10 +128,16 @@ async def _answers(
     return [not wanted for wanted in bytes(found.selection)]
 
 
-def _values(rows: pa.Table, name: str) -> list[Any]:
+def _values(rows: pa.Table, name: str) -> list[bytes | None]:
+    """What a key holds of each row: its bytes, for many values have no form in Python; None for null."""
     column: Any = rows.column(name)
-    # Text need not be valid: its bytes are the key.
-    return list((column.cast(pa.binary()) if pa.types.is_string(column.type) else column).to_pylist())
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_floating(column.type):
+        # As keys all NaN are one, and -0.0 is 0.0.
+        column = pc.add(column.cast(pa.float64()), 0.0)
+        column = pc.if_else(pc.is_nan(column), float("nan"), column)
+    return [None if data == NULL else data for chunk in column.chunks for data in encode(chunk)]
 
 
 def _turned(rows: pa.Table, keys: Sequence[str]) -> pa.Table:

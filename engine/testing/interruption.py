@@ -4,7 +4,8 @@ Laws
     - The interruption is raised in the caller's thread, before the n-th function begins; other threads go on.
     - Destructors and the callbacks of weak references are left alone, and no garbage is collected meanwhile: what they
       raise is lost.
-    - It is no ``Exception``: code that retries on errors does not take it for one.
+    - It is no ``Exception``: code that retries on errors does not take it for one. What is not Python may, such as a
+      database that reads rows from us: an error behind the interruption is the interruption.
 """
 
 import gc
@@ -52,6 +53,10 @@ def _profiled(fn: Callable[[], object], at: int) -> int:
     sys.setprofile(count)
     try:
         fn()
+    except Exception as error:
+        if calls > at:
+            raise Interrupted from error
+        raise
     finally:
         sys.setprofile(before)
         if collects:

@@ -5,6 +5,7 @@ its rows are compared with those of a run to which nothing happened.
         assert outcome.problem is None, outcome
 
 Laws
+    - Rows are equal where every bit of their values is: a NaN is itself, 0.0 is not -0.0.
     - Threads are tasks of one thread, time is virtual, chance is seeded: one seed is one history, and the same seed
       gives the same ``trace`` again, in any process.
     - Everything that the pipeline keeps and writes is on the simulated disk, and so are logs that it reads, copied from
@@ -19,10 +20,14 @@ Laws
       wrong row.
 """
 
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
+from engine.errors import PipelineError
 from engine.pipeline import Pipeline
 from engine.testing.simulated_history import History
 from engine.testing.simulated_output import Tables
@@ -69,10 +74,20 @@ def simulate(
     ``check``: an oracle of your own; it is given the rows that are there in the end, as tables by partition, and gives
     complaints.
     ``storage``: the simulated disk, for those who want another one. Raises PipelineError for a pipeline that cannot be
-    simulated.
+    simulated, and for arguments, of which it is told when they are used.
     """
+    if not isinstance(seeds, Iterable):
+        raise PipelineError(f"simulate: seeds must be several whole numbers, such as range(1000); found {seeds!r}")
     world = World(make_pipeline, memory, commit_every_bytes, check, storage)
     for seed in seeds:
-        outcome = Outcome(seed)
+        outcome = Outcome(_checked(seed))
         History(world, outcome).run()
         yield outcome
+
+
+def _checked(seed: Any) -> int:
+    """A seed, also one of NumPy's. One below 0 would be drawn as its opposite is."""
+    with suppress(TypeError):
+        if not isinstance(seed, bool) and (number := operator.index(seed)) >= 0:
+            return number
+    raise PipelineError(f"simulate: each of seeds must be a whole number, at least 0; found {seed!r}")

@@ -147,21 +147,23 @@ class History:
 
     def _compare_stopped(self, storage: SimulatedStorage) -> None:
         try:
-            complaints = self._world.wrong_rows(storage, stopped=True)
+            rows = self._world.read(storage)
         except EngineError:  # the log itself refuses
             return
+        complaints = self._world.wrong_rows(rows, stopped=True)
         self._outcome.problem = self._outcome.problem or "; ".join(complaints) or None
 
     def _compare(self, storage: SimulatedStorage) -> None:
-        outcome = self._outcome
+        outcome, world = self._outcome, self._world
         found = storage.kill() if self._corrupted else storage.crash()
         found.capacity_bytes = None
+        wrong_state: list[str] = []
         try:
-            complaints = self._world.wrong_rows(found, stopped=False)
-            last = self._world.last_commit(found)
+            rows = world.read(found)
+            last = world.last_commit(found)
             if last is not None:
                 outcome.epoch = last.epoch
-                complaints += self._world.wrong_state(found, last)
+                wrong_state = world.wrong_state(found, last)
         except (pa.ArrowException, EngineError, OSError) as error:
             text = f"{type(error).__name__}: {error}"
             if self._corrupted and isinstance(error, EngineError):
@@ -169,7 +171,7 @@ class History:
             else:
                 outcome.problem = f"what was committed cannot be read: {text}"
             return
-        outcome.problem = "; ".join(complaints) or None
+        outcome.problem = "; ".join(world.wrong_rows(rows, stopped=False) + wrong_state) or None
 
 
 def _changed(path: str, before: bytes | None, after: bytes | None, error: EngineError) -> bool:

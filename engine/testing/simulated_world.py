@@ -16,6 +16,7 @@ from engine._runtime.budget import Budget
 from engine._runtime.run import Options, execute
 from engine.checkpoint.manifest import Commit
 from engine.checkpoint.store import find_manifest, stage_directory
+from engine.errors import PipelineError
 from engine.pipeline import Pipeline
 from engine.report import Report
 from engine.sinks.arrow_ipc_files import arrow_ipc
@@ -26,9 +27,10 @@ from engine.storage import Storage
 from engine.testing.checkers import CHECKERS, no_loss, state_equals_model
 from engine.testing.dedup_model import Question, ask_restored, question_of
 from engine.testing.determinism import run_deterministically
+from engine.testing.exact_rows import ExactRow, exact_rows, surely_equal
 from engine.testing.fault_draw import FaultDraw
 from engine.testing.inline_threads import Delay, InlineBackground, InlineWorkers
-from engine.testing.simulated_output import Tables, location_of, read_output, rows_of
+from engine.testing.simulated_output import Tables, location_of, read_output
 from engine.testing.storage import SimulatedStorage
 
 __all__ = ["STATE", "World"]
@@ -63,7 +65,7 @@ class World:
         self._memory = memory
         self._check = check
         self._storage = storage
-        self._pipeline = make_pipeline()
+        self._pipeline = _checked(make_pipeline)
         self._state = os.path.join(STATE, self._pipeline.name)
         self.roots = [STATE, location_of(self._pipeline)]
         flipped, lied = [f"{STATE}/*"], [f"{STATE}/*"]
@@ -77,20 +79,19 @@ class World:
                 self.roots.append(os.path.abspath(source.path))
                 flipped.append(f"{self.roots[-1]}/*")
         self._disk = first.crash("everything").disk()
-        self._names = self._pipeline.graph.schemas()[-1].names
-        self._commit_every_bytes = commit_every_bytes or 1 << 62
+        self._schema = self._pipeline.graph.schemas()[-1]
+        self._commit_every_bytes = 1 << 62 if commit_every_bytes is None else commit_every_bytes
         if commit_every_bytes is None:
             report = self.start(0, self.storage(0))
             self._commit_every_bytes = max(1, _input_bytes(self._pipeline, report) // COMMITS)
         undisturbed = self.storage(0)
         self.start(0, undisturbed)
         self.draw = FaultDraw(len(undisturbed.trace), flipped=flipped, lied=lied)
-        self._expected = read_output(self._pipeline, undisturbed, self._names)
-        self._expected_rows = rows_of(self._expected)
-        self._windows = list(self._windows_of()) if len(self._pipeline.graph.sources) == 1 else []
         keys = next((stage.keys for stage in self._pipeline.graph.stages if isinstance(stage, KeyBy)), ())
-        places = [self._names.index(key) for key in keys if key in self._names]
-        self._key_of: Callable[[tuple[Any, ...]], Any] = lambda row: tuple(row[place] for place in places)
+        self._keys = [key for key in keys if key in self._schema.names]
+        self._expected = self.read(undisturbed)
+        self._expected_rows = self._rows_of(self._expected)
+        self._windows = list(self._windows_of()) if len(self._pipeline.graph.sources) == 1 else []
 
     def storage(self, seed: int, **options: Any) -> SimulatedStorage:
         """The disk as it is before the first start."""
@@ -120,20 +121,25 @@ class World:
 
     # What is right in the end.
 
-    def wrong_rows(self, storage: SimulatedStorage, *, stopped: bool) -> list[str]:
-        """Complaints about the rows that readers find; some may be missing where it ``stopped``.
+    def read(self, storage: SimulatedStorage) -> Tables:
+        """The rows that readers find. Raises what reading raises."""
+        return read_output(self._pipeline, storage, self._schema)
 
-        Raises what reading raises.
+    def wrong_rows(self, found: Tables, *, stopped: bool) -> list[str]:
+        """Complaints about the rows that readers find; some may be missing where it ``stopped``. Raises PipelineError
+        for what ``check`` gives, and what it raises.
         """
-        found = read_output(self._pipeline, storage, self._names)
         complaints: list[str] = []
-        if not _equal(found, self._expected):
-            rows = rows_of(found)
+        if not _surely_equal(found, self._expected):
+            rows = self._rows_of(found)
             checkers = [checker for checker in CHECKERS if not (stopped and checker is no_loss)]
-            complaints = [line for checker in checkers for line in checker(rows, self._expected_rows, self._key_of)]
+            complaints = [line for checker in checkers for line in checker(rows, self._expected_rows, _key_of)]
         if self._check is not None and not stopped:
-            complaints += self._check(found)
+            complaints += _checked_complaints(self._check(found))
         return complaints
+
+    def _rows_of(self, tables: Tables) -> dict[int, list[ExactRow]]:
+        return {number: exact_rows(table, self._keys) for number, table in tables.items()}
 
     def last_commit(self, storage: SimulatedStorage) -> Commit | None:
         """The last COMMIT of the state. Raises StateError and OSError."""
@@ -162,8 +168,8 @@ class World:
                 before = self._pipeline._with(stages=stages[:index], sink=arrow_ipc(BESIDE))
                 storage = self.storage(0)
                 self._execute(before, 0, storage, Delay())
-                names = self._pipeline.graph.schemas()[index].names
-                for partition, table in read_output(before, storage, names).items():
+                schema = self._pipeline.graph.schemas()[index]
+                for partition, table in read_output(before, storage, schema).items():
                     yield _Window(stage, partition, question_of(stage, table))
 
     def _dedup_bytes(self) -> int:
@@ -173,6 +179,30 @@ class World:
             lanes = stage.partitions if isinstance(stage, KeyBy) else lanes
             dedups += lanes * isinstance(stage, Dedup)
         return Budget(Options(memory=self._memory).memory_bytes(), dedups, 1).dedup_bytes
+
+
+def _checked(make_pipeline: Callable[[], Pipeline]) -> Pipeline:
+    if not callable(make_pipeline):
+        raise PipelineError(
+            f"simulate: make_pipeline must be a function that gives a Pipeline, found {make_pipeline!r}"
+        )
+    made = make_pipeline()
+    if not isinstance(made, Pipeline):
+        raise PipelineError(f"simulate: make_pipeline must give a Pipeline, found {made!r}")
+    return made
+
+
+def _checked_complaints(complaints: Sequence[str]) -> Sequence[str]:
+    several = isinstance(complaints, Sequence) and not isinstance(complaints, str)
+    if not several or not all(isinstance(complaint, str) for complaint in complaints):
+        raise PipelineError(
+            f"simulate: check must give a list of complaints, empty where all is well; found {complaints!r}"
+        )
+    return complaints
+
+
+def _key_of(row: ExactRow) -> ExactRow | None:
+    return row.key
 
 
 def _is_log(pipeline: Pipeline) -> bool:
@@ -195,5 +225,5 @@ def _input_bytes(pipeline: Pipeline, report: Report) -> int:
     return report.total.rows_in * sum(16 if kind.num_buffers > 2 else 8 for kind in schema.types)
 
 
-def _equal(some: Tables, others: Tables) -> bool:
-    return some.keys() == others.keys() and all(table.equals(others[number]) for number, table in some.items())
+def _surely_equal(some: Tables, others: Tables) -> bool:
+    return some.keys() == others.keys() and all(surely_equal(table, others[number]) for number, table in some.items())

@@ -8,12 +8,15 @@ Laws of this check
     - Every row is different from all others, so that what a reader sees tells which epochs are published.
     - A commit is interrupted at up to ``interruptions`` places, spread over all functions that it calls: there an
       exception leaves it that is no ``Exception``, and the same handles are committed by another instance.
+    - A sink that keeps rows in the state directory has one, as in a run: the same for all attempts.
 """
 
 import json
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 
@@ -22,7 +25,7 @@ import pyarrow as pa
 from engine.batch import Origin, zero_rows
 from engine.errors import SinkError
 from engine.progress import Token
-from engine.sink import Guarantee, Handle, Holding, Sink, Writer
+from engine.sink import Guarantee, Handle, Holding, OutputFiles, Sink, StagesInState, Writer
 from engine.testing.interruption import count_calls, interrupt
 
 __all__ = ["check_sink"]
@@ -31,6 +34,7 @@ _INCARNATION, _OTHER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 _MEMORY_BYTES = 8 << 20
 
 _NAME = "its name is stable"
+_OPEN = "open takes an empty target, and one that its own incarnation left, wherever that ended"
 _INVISIBLE = "nothing is visible before commit"
 _COMMIT = "commit makes the prepared rows visible, all of them and no others"
 _AGAIN = "commit is idempotent"
@@ -67,12 +71,22 @@ def check_sink(
     beyond those of the rows do not count. ``make_rows`` makes a row for each number, different from all others, where
     the sink does not take ``number`` int64 and ``text`` utf8. ``staged`` gives what lies staged, such as names of
     files; without it nobody sees whether ``discard_after`` removes anything. ``ordered``: whether ``read_rows`` gives
-    the rows of a partition in their order. ``shared``: whether the target may hold rows of other incarnations.
-    ``interruptions``: in how many places a commit is interrupted; 0 for a sink that others hear of.
+    the rows of a partition in their order. ``shared``: whether the target may hold rows of other incarnations, such as
+    a table to which several pipelines append; else one that does must be refused. ``interruptions``: in how many places
+    a commit is interrupted; 0 for a sink that others hear of.
 
+    A sink that ``StagesInState`` is given a directory, which is removed in the end, unless ``make_sink`` has set one.
     Of a sink that promises at least once, only that is asked: every committed row is there, at least once, in order.
     """
-    trial = _Trial(make_sink, read_rows, make_rows, staged, ordered)
+    if interruptions < 0:
+        raise ValueError(f"interruptions is {interruptions}; it must be at least 0")
+    with tempfile.TemporaryDirectory(prefix="engine-", ignore_cleanup_errors=True) as state:
+        trial = _Trial(make_sink, read_rows, make_rows, staged, ordered, os.path.join(state, "sink"))
+        with closing(trial):
+            _check_all(trial, shared, interruptions)
+
+
+def _check_all(trial: "_Trial", shared: bool, interruptions: int) -> None:
     trial.begin()
     exactly_once = trial.guarantee is Guarantee.EXACTLY_ONCE
     _check_commits(trial)
@@ -99,8 +113,10 @@ class _Trial:
         make_rows: Callable[[range], pa.RecordBatch],
         staged: Callable[[], Sized] | None,
         ordered: bool,
+        directory: str,
     ) -> None:
         self._make_sink = make_sink
+        self._directory = directory
         self._holding: Holding | None = None
         self.staged = staged
         self._read_rows = read_rows
@@ -122,28 +138,40 @@ class _Trial:
 
     def make_sink(self) -> Sink:
         """A new instance; the one before lets go of what it holds, as it does when its process ends."""
-        if self._holding is not None:
-            self._holding.close()
+        self.close()
         sink = self._make_sink()
         self._holding = sink if isinstance(sink, Holding) else None
+        if isinstance(sink, OutputFiles | StagesInState):
+            sink.pipeline = "check_sink"
+        if isinstance(sink, StagesInState) and sink.directory is None:
+            sink.directory = self._directory
         return sink
+
+    def close(self) -> None:
+        """The last instance lets go."""
+        holding, self._holding = self._holding, None
+        if holding is not None:
+            holding.close()
 
     def begin(self) -> None:
         """See that the target is empty and stays so while a sink is made and opened."""
         rows = self._read_rows().num_rows
         if rows:
             raise AssertionError(f"check_sink needs an empty target; {rows:,} rows are visible in that of {self.name}")
-        self.attempt(_INVISIBLE)
+        self.attempt()
         self.see(_INVISIBLE, "after open")
 
-    def attempt(self, law: str) -> Sink:
-        """A new instance, opened as a new process opens it; its epochs are new ones."""
+    def attempt(self, interrupted: str = "") -> Sink:
+        """A new instance, opened as a new process opens it; its epochs are new ones. ``interrupted``: where the last
+        commit was.
+        """
         self._attempts += 1
         self.epoch += 3
         sink = self.make_sink()
         if sink.name != self.name or not isinstance(self.name, str):
             raise self.broken(_NAME, f"one instance is called {self.name!r}, another one {sink.name!r}")
-        with self.trying(law, f"open after the commit of epoch {self._last[0]}"):
+        after = f"after the commit of epoch {self._last[0]}{interrupted}" if self._last[0] else "of an empty target"
+        with self.trying(_OPEN, f"open {after}"):
             self.open(sink, self.last_token())
         return sink
 
@@ -282,7 +310,7 @@ def _told(rows: Iterable[str]) -> str:
 
 def _check_commits(trial: _Trial) -> None:
     """Several epochs of one process: all partitions, several batches each, then fewer; each commit twice."""
-    sink = trial.attempt(_COMMIT)
+    sink = trial.attempt()
     several: list[list[list[int] | None]] = [[[4, 3], [5], [1, 1, 2]], [[3], None, [2]], [None, [6], None]]
     for counts in several:
         staged = trial.stage(sink, trial.epoch, counts)
@@ -294,18 +322,18 @@ def _check_commits(trial: _Trial) -> None:
 
 def _check_handles(trial: _Trial) -> None:
     """A process ends behind its COMMIT: another one publishes, and a third one does so again."""
-    sink = trial.attempt(_HANDLE)
+    sink = trial.attempt()
     staged = trial.stage(sink, trial.epoch, [[4], [2], None])
     trial.record(staged)
-    again = trial.attempt(_HANDLE)
+    again = trial.attempt()
     trial.commit(again, staged, _HANDLE, "in another process than the one that prepared it")
     trial.commit(again, staged, _AGAIN, "for the second time, in another process")
-    trial.commit(trial.attempt(_AGAIN), staged, _AGAIN, "for the third time, in a third process")
+    trial.commit(trial.attempt(), staged, _AGAIN, "for the third time, in a third process")
 
 
 def _check_empty_epochs(trial: _Trial) -> None:
     """No writer at all, writers that were given nothing, and writers that were given batches without rows."""
-    sink = trial.attempt(_EMPTY)
+    sink = trial.attempt()
     empty: list[list[list[int]]] = [[], [[], []], [[0], [0, 0], [0]], [[0, 2, 0], [], []]]
     for counts in empty:
         staged = trial.stage(sink, trial.epoch, counts)
@@ -313,12 +341,12 @@ def _check_empty_epochs(trial: _Trial) -> None:
         trial.commit(sink, staged, _EMPTY, "that is empty, or nearly so")
         trial.commit(sink, staged, _EMPTY, "that is empty, or nearly so, for the second time")
         trial.epoch += 1
-    trial.discard(trial.attempt(_EMPTY), _EMPTY)
+    trial.discard(trial.attempt(), _EMPTY)
 
 
 def _check_aborts(trial: _Trial) -> None:
     """Abort a writer with rows, one without, and one that is prepared; only the last one's rows count."""
-    sink = trial.attempt(_ABORT)
+    sink = trial.attempt()
     given_up = sink.writer(0, trial.token(trial.epoch))
     trial.write(given_up, 0, [3])
     untouched = sink.writer(1, trial.token(trial.epoch))
@@ -339,7 +367,7 @@ def _check_aborts(trial: _Trial) -> None:
 
 def _check_overlapping_epochs(trial: _Trial) -> None:
     """While one epoch is prepared and published, the next one is being written."""
-    sink = trial.attempt(_COMMIT)
+    sink = trial.attempt()
     first = trial.stage(sink, trial.epoch, [[2], [3], None])
     second = _Staged(trial.epoch + 1, trial.token(trial.epoch + 1).term, [], [[] for _ in range(trial.partitions)])
     writer = sink.writer(0, trial.token(second.epoch))
@@ -355,11 +383,11 @@ def _check_overlapping_epochs(trial: _Trial) -> None:
 
 def _check_discard(trial: _Trial) -> None:
     """A process ends with one epoch staged and another being written: the next one discards both."""
-    sink = trial.attempt(_DISCARD)
+    sink = trial.attempt()
     trial.stage(sink, trial.epoch, [[2], [2], [1]])
     writer = sink.writer(0, trial.token(trial.epoch + 1))
     trial.write(writer, 0, [2])
-    again = trial.attempt(_DISCARD)
+    again = trial.attempt()
     trial.discard(again, _KEEP)
     if trial.staged is not None and (left := trial.staged()):
         raise trial.broken(_DISCARD, f"after discard_after still staged: {left!r}")
@@ -367,16 +395,16 @@ def _check_discard(trial: _Trial) -> None:
     staged = trial.stage(again, trial.epoch, [[3], [1], [2]])
     trial.record(staged)
     trial.commit(again, staged, _DISCARD, "behind a discarded one")
-    trial.discard(trial.attempt(_KEEP), _KEEP)
+    trial.discard(trial.attempt(), _KEEP)
 
 
 def _check_recovery(trial: _Trial) -> None:
     """A process ends between its COMMIT and the publication, with the next epoch staged: another one finishes."""
-    sink = trial.attempt(_HANDLE)
+    sink = trial.attempt()
     staged = trial.stage(sink, trial.epoch, [[2, 2], None, [3]])
     trial.stage(sink, trial.epoch + 1, [[1], [1], None])
     trial.record(staged)
-    again = trial.attempt(_HANDLE)
+    again = trial.attempt()
     with suppress(SinkError):  # to refuse is right as well: what is committed comes first
         again.discard_after(trial.last_token())
     trial.commit(again, staged, _KEEP, "that was staged when epochs after it were discarded")
@@ -388,19 +416,19 @@ def _check_interruptions(trial: _Trial, most: int) -> None:
     counts = [[2], [1, 1], [1]]
     if not most:
         return
-    sink = trial.attempt(_INTERRUPTED)
+    sink = trial.attempt()
     staged = trial.stage(sink, trial.epoch, counts)
     trial.record(staged)
     calls = count_calls(partial(sink.commit, staged.handles))
     trial.see(_COMMIT, f"after the commit of epoch {staged.epoch}")
     places = sorted({number * (calls - 1) // max(1, most - 1) for number in range(most)}) if calls else []
     for place in places:
-        sink = trial.attempt(_INTERRUPTED)
+        sink = trial.attempt()
         staged = trial.stage(sink, trial.epoch, counts)
         trial.record(staged)
         with trial.trying(_INTERRUPTED, f"commit of epoch {staged.epoch}"):
             interrupt(partial(sink.commit, staged.handles), place)
-        again = trial.attempt(_INTERRUPTED)
+        again = trial.attempt(f", interrupted at its call {place} of {calls},")
         trial.commit(again, staged, _INTERRUPTED, f"that was interrupted at its call {place} of {calls}")
         trial.discard(again, _INTERRUPTED)
 
@@ -425,4 +453,4 @@ def _check_refused(trial: _Trial, law: str, token: Token, what: str) -> None:
         raise trial.broken(law, f"{what} raised {type(error).__name__} in place of SinkError: {error}") from error
     else:
         raise trial.broken(law, f"{what} was not refused")
-    trial.discard(trial.attempt(law), law)
+    trial.discard(trial.attempt(), law)

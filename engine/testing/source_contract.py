@@ -2,7 +2,8 @@
 
 Laws of this check
     - Offsets go through JSON, as in a COMMIT, and are opened durably, as by a run with a state directory.
-    - Rows are compared, in order; where batches begin and end is the source's affair.
+    - Rows are compared, in order, bit by bit; where batches begin and end is the source's affair.
+    - The source that was given is read first, and what ``make_again`` makes is compared with it.
     - What ``ack`` allows a source to forget is not asked for again.
 """
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from engine.progress import Offset
 from engine.source import Read, Reader, Replay, Rereads, Source
+from engine.testing.exact_rows import exact_rows, surely_equal
 
 __all__ = ["check_source"]
 
@@ -47,14 +49,17 @@ def check_source(
     ``make_again`` makes the same source anew, as another process does; without it the one that is given is opened
     again and again. A source that can be read once needs it (ValueError). ``offsets``: at how many of the offsets that
     reading gives the source is opened, evenly spread, the first and the last among them. ``passes``: at how many of
-    these the offsets of that second pass are tried too, and ``before``, where the source has it. Reads all rows about
-    ``offsets`` times; at the end tells the source that all of them are committed.
+    these the offsets of that second pass are tried too, and ``before``, where the source has it. Both must be at least
+    1 (ValueError). Reads all rows about ``offsets`` times; at the end tells the source that all of them are committed.
     """
+    for name, number in (("offsets", offsets), ("passes", passes)):
+        if number < 1:
+            raise ValueError(f"{name} is {number}; it must be at least 1, or nothing is tried")
     if make_again is None and source.replay is Replay.ONCE:
         raise ValueError(f"{source.name} can be read once: give make_again=, which makes it anew")
     trial = _Trial(source, make_again or (lambda: source))
     trial.check_name(source)
-    whole = trial.read_all(trial.make(), None)
+    whole = trial.read_all(source, None)
     trial.check_schema(whole)
     trial.check_equal(whole)
     trial.check_offsets(whole, offsets, passes)
@@ -207,11 +212,11 @@ class _Trial:
             raise self._broken(_CLOSE, f"close {when} raised {type(error).__name__}: {error}") from error
 
     def _compare(self, law: str, when: str, found: pa.Table, expected: pa.Table) -> None:
-        if found.num_rows == expected.num_rows and found.equals(expected):
+        if surely_equal(found, expected):
             return
-        pairs = zip(found.to_pylist(), expected.to_pylist(), strict=False)
+        pairs = zip(exact_rows(found), exact_rows(expected), strict=False)
         for row, (one, other) in enumerate(pairs):
-            if repr(one) != repr(other):  # as text: a NaN is itself
+            if one != other:
                 raise self._broken(law, f"{when} row {row:,} is {one}, expected {other}")
         if found.num_rows != expected.num_rows:
             raise self._broken(law, f"{when} there are {found.num_rows:,} rows, expected {expected.num_rows:,}")

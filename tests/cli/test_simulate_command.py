@@ -58,3 +58,12 @@ def test_seeds_that_fail_are_named(reference, capsys, monkeypatch):
 def test_what_cannot_be_simulated(reference, capsys):
     assert main(["simulate", "simulated_jobs:called"]) == 1
     assert "call(print) cannot be simulated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "number"), [("--seeds", "0"), ("--seeds", "-5"), ("--first", "-1")])
+def test_a_command_that_tries_nothing(reference, capsys, option, number):
+    assert main(["simulate", reference, option, number]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert option in err
+    assert "Traceback" not in err

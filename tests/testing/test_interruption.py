@@ -4,6 +4,8 @@ import gc
 import sys
 import weakref
 
+import pytest
+
 from engine.testing.interruption import Interrupted, count_calls, interrupt
 
 
@@ -47,6 +49,23 @@ def test_what_catches_errors_does_not_catch_it():
     assert interrupt(attempt, 1)
     assert caught == []
     assert not issubclass(Interrupted, Exception)
+
+
+def test_an_error_that_it_was_turned_into_is_the_interruption():
+    def foreign():
+        try:
+            len("")
+        except BaseException as error:
+            raise OSError("the callback failed") from error
+
+    assert interrupt(foreign, 1)
+
+    def failing():
+        len("")
+        raise OSError("of its own")
+
+    with pytest.raises(OSError, match="of its own"):
+        interrupt(failing, 5)
 
 
 def test_destructors_and_weak_references_come_to_their_end():

@@ -79,7 +79,6 @@ def test_our_sink_of_a_log(tmp_path):
         lambda: log(target),
         read_rows=read,
         staged=lambda: os.listdir(target / "staging") if (target / "staging").exists() else [],
-        shared=True,
         interruptions=25,
     )
 
@@ -128,6 +127,10 @@ class Shelf:
         return sorted(os.listdir(path)) if path.exists() else []
 
     def open(self, schema, *, token, partitions, memory_bytes):
+        if self.fault == "cannot be opened":
+            raise SinkError("the key of the shelf is gone")
+        if self.fault == "cannot be opened again" and self.names(self.public):
+            raise KeyError("0-0-x")
         if self.fault == "open publishes":
             self.put(self.public / "0-0-x", token, [{"number": -1, "text": "hello"}])
         for name in self.names(self.public):
@@ -171,8 +174,12 @@ class Shelf:
                 public.write_text(text)
         elif self.fault == "copies under a new name":
             if staged.exists():
-                fresh = self.public / f"{name}-{len(self.names(self.public))}"
-                fresh.write_text(staged.read_text())
+                os.link(staged, self.public / f"{name}-{len(self.names(self.public))}")
+                os.unlink(staged)
+        elif self.fault == "chokes on what it left":
+            if staged.exists():
+                public.touch()
+                public.write_text(staged.read_text())
                 os.unlink(staged)
         elif staged.exists():
             os.rename(staged, public)
@@ -241,6 +248,15 @@ def test_a_sink_that_keeps_all_laws(tmp_path):
     ("fault", "law"),
     [
         ("name", "its name is stable"),
+        ("cannot be opened", "open takes an empty target, and one that its own incarnation left, wherever that ended"),
+        (
+            "cannot be opened again",
+            "open takes an empty target, and one that its own incarnation left, wherever that ended",
+        ),
+        (
+            "chokes on what it left",
+            "open takes an empty target, and one that its own incarnation left, wherever that ended",
+        ),
         ("open publishes", "nothing is visible before commit"),
         ("visible when written", "nothing is visible before commit"),
         ("visible when prepared", "nothing is visible before commit"),
@@ -274,6 +290,20 @@ def test_a_broken_sink_is_told_its_law(tmp_path, fault, law):
     assert first.startswith("shelf ")
     assert first.endswith(f"breaks the law that {law}:")
     assert len(second) > 20
+
+
+def test_what_open_raised_is_told_with_what_came_before(tmp_path):
+    with pytest.raises(AssertionError, match="open of an empty target raised SinkError: the key of the shelf is gone"):
+        check_shelf(tmp_path / "one", "cannot be opened")
+    with pytest.raises(AssertionError, match=r"open after the commit of epoch \d+ raised KeyError: '0-0-x'"):
+        check_shelf(tmp_path / "two", "cannot be opened again")
+    with pytest.raises(AssertionError, match=r"epoch \d+, interrupted at its call \d+ of \d+, raised JSONDecodeError"):
+        check_shelf(tmp_path / "three", "chokes on what it left")
+
+
+def test_interruptions_are_not_fewer_than_none(tmp_path):
+    with pytest.raises(ValueError, match="interruptions is -1; it must be at least 0"):
+        check_sink(lambda: Shelf(tmp_path, None), read_rows=lambda: NOTHING, interruptions=-1)
 
 
 def test_a_target_must_be_empty(tmp_path):

@@ -251,3 +251,40 @@ def test_it_looks_at_every_offset():
             check_source(OneWrong())
         found += 1
     assert found == 8
+
+
+def test_another_instance_must_have_the_same_rows():
+    for given, made in ((40, 35), (40, 45), (40, 0)):
+        with pytest.raises(AssertionError, match=r"the second time there are \d+ rows, expected 40") as caught:
+            check_source(Numbers(rows=given), make_again=lambda made=made: Numbers(rows=made))
+        assert "reading twice gives the same rows in the same order" in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"offsets": 0}, {"passes": 0}, {"offsets": -1}, {"passes": -3}], ids=repr)
+def test_a_check_that_tries_nothing_is_refused(wrong):
+    [(name, number)] = wrong.items()
+    with pytest.raises(ValueError, match=rf"^{name} is {number}; it must be at least 1"):
+        check_source(Numbers(), **wrong)
+
+
+STRANGE = {
+    "nanoseconds": pa.array([1, 2, None], pa.timestamp("ns")),
+    "text that is none": pa.array([b"\xff", b"\xfe", None]).view(pa.string()),
+    "not a number": pa.array([float("nan"), 0.0, None]),
+}
+
+
+@pytest.mark.parametrize("values", STRANGE)
+def test_values_that_python_has_no_form_for(values):
+    rows = pa.table({"x": pa.concat_arrays([STRANGE[values]] * 30)})
+    check_source(memory(rows, id="rows"))
+    turned = pa.table({"x": pa.concat_arrays([STRANGE[values].slice(1), STRANGE[values].slice(0, 1)] * 30)})
+    with pytest.raises(AssertionError, match="the second time row 0 is "):
+        check_source(memory(rows, id="rows"), make_again=lambda: memory(turned, id="rows"))
+
+
+def test_signs_of_zero_are_told_apart():
+    with pytest.raises(AssertionError, match=r"row 0 is \(-0.0\), expected \(0.0\)"):
+        check_source(
+            memory(pa.table({"x": [0.0]}), id="rows"), make_again=lambda: memory(pa.table({"x": [-0.0]}), id="rows")
+        )
