@@ -5,8 +5,8 @@ others was visited with the shorter workload), what was promised is there. No en
 sectors, lengths and names are visited, of those that give the same disk one. A share is opened for writing too.
 Not verified here: more than one partition, and many operations (``test_log_crashes``).
 
-``--workload-length N`` says how many operations that is; the output names how many workloads there were. A test is about
-those that begin with the same operation.
+``--workload-length N`` says how many operations that is; the output names how many workloads there were. A test is
+about those that begin with the same operation.
 """
 
 import random
