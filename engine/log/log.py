@@ -15,13 +15,13 @@ Laws
 import base64
 import os
 import threading
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from math import inf
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.ipc as ipc
@@ -36,7 +36,7 @@ from engine.log.format import Codec
 from engine.log.groups import Groups, whole_number
 from engine.log.partition import Partition, microseconds
 from engine.log.reader import PartitionReader, Rows
-from engine.log.recovery import Recovered, Torn, recover
+from engine.log.recovery import Torn, durable_offset, recover
 from engine.log.retention import Retention
 from engine.log.segment import segment_names
 from engine.nature import random_id
@@ -44,6 +44,8 @@ from engine.path_argument import path_fault
 from engine.storage import Held, Lock, Storage
 
 __all__ = ["Log"]
+
+T = TypeVar("T")
 
 FORMAT = 1
 SEGMENT_BYTES = 256 << 20
@@ -157,12 +159,13 @@ class Log:
     def _published(self, partition: int) -> int:
         return read_durable(self._storage, self._directory(partition), durable_identity(self.id, partition))
 
-    def _recover(self, number: int) -> Recovered:
+    def _recover(self, number: int, read: Callable[..., T]) -> T:
+        """What ``read`` finds in a partition: ``recover`` or ``durable_offset``."""
         directory = self._directory(number)
         while True:
             floor = self._retention.floor(self._storage, directory)
             try:
-                return recover(
+                return read(
                     self._storage,
                     directory,
                     log=self.id,
@@ -184,7 +187,7 @@ class Log:
         # A writer that was killed may have renamed a segment and not come to the sync: what is seen here must stay.
         self._storage.sync_directory(directory)
         self._retention.finish(self._storage, directory)
-        found = self._recover(number)
+        found = self._recover(number, recover)
         if found.torn is not None:
             self.torn += (found.torn,)
         return Partition(
@@ -216,7 +219,7 @@ class Log:
             self._check_still_there()
             if partition not in self._proven:
                 # A power cut may have taken what was published last: the segments tell what was durable before.
-                self._proven[partition] = self._recover(partition).durable
+                self._proven[partition] = self._recover(partition, durable_offset)
             return max(self._proven[partition], self._published(partition))
 
     def start(self, *, partition: int = 0) -> int:

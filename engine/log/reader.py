@@ -18,7 +18,7 @@ from engine.errors import LogError
 from engine.log.body import decode_body
 from engine.log.format import FRAME_HEADER_BYTES, Kind, Tail, decode_frame_header
 from engine.log.recovery import corrupt
-from engine.log.segment import BadFrame, Frame, Segment, frames, open_segment, segment_names
+from engine.log.segment import BadFrame, Frame, Segment, frames, headers, open_segment, segment_names
 from engine.storage import File, Storage
 
 __all__ = ["PartitionReader", "Rows", "first_time_us"]
@@ -142,12 +142,8 @@ def _decoded(frame: Frame, path: str) -> pa.RecordBatch:
 def _place_of(file: File, segment: Segment, start: int) -> tuple[Tail, int]:
     """The last place before the row at ``start`` that the chain of headers leads to: bodies are passed over."""
     at, offset = segment.first, segment.header.base
-    while at.position + FRAME_HEADER_BYTES <= file.size:
-        decoded = decode_frame_header(file.pread(FRAME_HEADER_BYTES, at.position), at)
-        if decoded is None:
-            break
-        header, link, behind = decoded
-        if (header.sequence, link, header.offset) != (at.sequence, at.link, offset) or header.stop > start:
+    for header, _, behind in headers(file, at, offset):
+        if header.stop > start:
             break
         at, offset = behind, header.stop
     return at, offset

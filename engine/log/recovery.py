@@ -17,10 +17,10 @@ from itertools import pairwise
 
 from engine.errors import CorruptLog
 from engine.log.format import Tail
-from engine.log.segment import BadFrame, Frame, Segment, frames, open_segment, proven_behind, segment_names
+from engine.log.segment import BadFrame, Frame, Segment, frames, headers, open_segment, proven_behind, segment_names
 from engine.storage import File, Storage
 
-__all__ = ["Recovered", "Torn", "corrupt", "recover"]
+__all__ = ["Recovered", "Torn", "corrupt", "durable_offset", "recover"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,39 @@ def recover(
     ``floor`` is the number of the oldest segment that retention left, ``published`` and ``committed`` are offsets that
     others were told. Raises CorruptLog, LogError for a later format, OSError.
     """
+    proven = max(published, committed)
+    segments = _segments(storage, directory, log, partition, floor, proven)
+    return _read_newest(storage, segments, proven) if segments else Recovered([], 0, [], None, 0)
+
+
+def durable_offset(
+    storage: Storage, directory: str, *, log: str, partition: int, floor: int, published: int, committed: int
+) -> int:
+    """What ``recover`` gives as ``durable``, for those who read: they compare the bodies when they come to them, and
+    here headers are read alone, where these go on to the end of the file. Raises as ``recover``.
+    """
+    proven = max(published, committed)
+    segments = _segments(storage, directory, log, partition, floor, proven)
+    if not segments:
+        return 0
+    newest = segments[-1]
+    if newest.header.published_whole:
+        return _read_newest(storage, segments, proven).durable
+    proven = max(proven, newest.header.base)
+    stop, end = newest.header.base, newest.first.position
+    with storage.open(newest.path) as file:
+        for header, _, behind in headers(file, newest.first, newest.header.base):
+            proven = max(proven, header.durable_through)
+            end = behind.position
+            if end <= file.size:
+                stop = header.stop
+        if end < file.size or stop < proven:  # something else is there: a torn tail, or damage
+            return _read_newest(storage, segments, max(published, committed)).durable
+    return proven
+
+
+def _segments(storage: Storage, directory: str, log: str, partition: int, floor: int, proven: int) -> list[Segment]:
+    """All that retention left, the oldest first, with their headers. Raises CorruptLog where one is missing."""
     names = segment_names(storage.list(directory))
     segments = [
         _read_segment(storage, os.path.join(directory, name), log, partition)
@@ -66,12 +99,9 @@ def recover(
     for before, segment in pairwise(segments):
         if segment.header.base < before.header.base:
             raise corrupt(segment.path, 0, f"it begins before {before.path}, which is older")
-    proven = max(published, committed)
-    if not segments:
-        if proven or floor:
-            raise corrupt(directory, None, f"no segment is left; rows up to {proven:,} were durable")
-        return Recovered([], 0, [], None, 0)
-    return _read_newest(storage, segments, proven)
+    if not segments and (proven or floor):
+        raise corrupt(directory, None, f"no segment is left; rows up to {proven:,} were durable")
+    return segments
 
 
 def _read_segment(storage: Storage, path: str, log: str, partition: int) -> Segment:

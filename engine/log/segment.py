@@ -48,6 +48,7 @@ __all__ = [
     "append_frames",
     "create_segment",
     "frames",
+    "headers",
     "mark",
     "open_segment",
     "proven_behind",
@@ -185,6 +186,21 @@ def frames(file: File, at: Tail, offset: int, stop_position: int | None = None) 
                 raise BadFrame(at.position, offset, "the checksum of the frame's body is wrong")
             yield Frame(header, body, at, behind)
             at, offset = behind, header.stop
+
+
+def headers(file: File, at: Tail, offset: int) -> Iterator[tuple[FrameHeader, Tail, Tail]]:
+    """Each header of the chain from ``at`` on, its place and the one behind its frame; bodies are passed over, and the
+    last one may be cut short. Ends where no frame in its place begins. Raises OSError.
+    """
+    while at.position + FRAME_HEADER_BYTES <= file.size:
+        decoded = decode_frame_header(file.pread(FRAME_HEADER_BYTES, at.position), at)
+        if decoded is None:
+            return
+        header, link, behind = decoded
+        if (header.sequence, link, header.offset) != (at.sequence, at.link, offset):
+            return
+        yield header, at, behind
+        at, offset = behind, header.stop
 
 
 def whole_frames(file: File, segment: Segment) -> Iterator[Frame]:
