@@ -21,7 +21,7 @@ app = App(
 )
 
 
-app.command("engine.cli.log:app", name="log")
+app.command("engine.cli.log:app", name="log", help="Look at a durable log, and read it.")
 
 
 def _check_benchmark(kind: type, name: str | tuple[str, ...]) -> None:

@@ -48,12 +48,13 @@ def show(path: Path_, /) -> None:
     with _opened(path) as log:
         print(f"log {log.id}, {log.partitions} {'partition' if log.partitions == 1 else 'partitions'}")
         for field in log.schema or []:
-            print(f"  {field.name}: {field.type}{'' if field.nullable else ' not null'}")
+            print(f"  {_one_line(field.name)}: {field.type}{'' if field.nullable else ' not null'}")
         for partition in range(log.partitions):
             print(f"partition {partition}: rows {log.start(partition=partition):,} to {log.end(partition=partition):,}")
         for name, group in log.groups.items():
             behind = [log.end(partition=number) - offset for number, offset in enumerate(group.offsets())]
-            print(f"group {name}: {sum(behind):,} rows behind, at {', '.join(f'{o:,}' for o in group.offsets())}")
+            at = ", ".join(f"{offset:,}" for offset in group.offsets())
+            print(f"group {_one_line(name)}: {sum(behind):,} rows behind, at {at}")
 
 
 @app.command
@@ -62,7 +63,8 @@ def verify(path: Path_, /) -> None:
     damaged = 0
     with _opened(path) as log:
         for found in verify_log(log, Storage()):
-            state = "sound" if found.damage is None else f"DAMAGED at {found.damage}"
+            at = " at" if (found.damage or "").startswith("byte ") else ":"
+            state = "sound" if found.damage is None else f"DAMAGED{at} {found.damage}"
             torn = f", and {found.torn_bytes:,} bytes behind them were never acknowledged" if found.torn_bytes else ""
             print(f"partition {found.partition} {found.path}: rows {found.start:,} to {found.stop:,} {state}{torn}")
             damaged += found.damage is not None
@@ -108,6 +110,11 @@ def replay(
         with ipc.new_stream(cast(io.IOBase, sys.stdout.buffer), log.schema) as writer:
             for batch in rows:
                 writer.write_batch(batch)
+
+
+def _one_line(name: str) -> str:
+    """A name as it is, but for what would end the line or drive the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _place(text: str | None) -> int | datetime | None:

@@ -1,9 +1,15 @@
-"""The entry point: finds the command, and turns whatever it raises into a message and an exit code."""
+"""The entry point: finds the command, and turns whatever it raises into a message and an exit code.
 
-import os
+Laws
+    - Output that cannot be written, such as to a full disk, is an error as any: one line, and exit code 1. Where its
+      reader has left there is nobody to be told.
+"""
+
 import sys
 import traceback
 from collections.abc import Sequence
+
+from engine.cli.output import begin_output, flush_output, forget_output, output_failure
 
 __all__ = ["main"]
 
@@ -16,21 +22,25 @@ TERMINATED = 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ``arguments`` name (by default those of the process) and give the exit code."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    begin_output()
+    try:
+        code = _dispatch(tokens)
+        flush_output()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"engine: standard output cannot be written: {error.strerror or error}", file=sys.stderr)
+        forget_output()
+        return FAILED
+    return code
+
+
+def _dispatch(tokens: list[str]) -> int:
     if tokens == ["--version"]:
         # Answered here: importing the command line costs more than the answer.
         from importlib.metadata import version
 
         print(f"engine {version('ingest-engine')}")
         return 0
-    try:
-        return _dispatch(tokens)
-    except BrokenPipeError:
-        # The reader of our output has left; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-
-
-def _dispatch(tokens: list[str]) -> int:
     from cyclopts import CycloptsError
 
     from engine.cli.commands import app
@@ -52,9 +62,9 @@ def _dispatch(tokens: list[str]) -> int:
         return TERMINATED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        raise
     except Exception:
+        if (failure := output_failure()) is not None:
+            raise failure from None
         # Not one of ours: the traceback is the message, as when the user's module fails while it is imported.
         traceback.print_exc()
         return FAILED

@@ -85,6 +85,20 @@ def test_damage_is_told_and_left(path, capsys):
     assert "100 bytes behind them were never acknowledged" in capsys.readouterr().out
 
 
+def test_names_stay_on_their_line(tmp_path, capsys):
+    with Log(tmp_path / "log") as log:
+        log.append(pa.table({"a\nb": [1], "é": [2]}))
+        log.groups["g\n\x1b[2J é"].commit(1)
+    assert main(["log", "show", str(tmp_path / "log")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [
+        "  a\\nb: int64",
+        "  é: int64",
+        "partition 0: rows 0 to 1",
+        "group g\\n\\x1b[2J é: 0 rows behind, at 1",
+    ]
+
+
 def test_no_log(tmp_path, capsys):
     assert main(["log", "ls", str(tmp_path)]) == 1
     said = capsys.readouterr().err
