@@ -7,6 +7,7 @@
   fails.
 - ``--ring-operations N`` says how many items are pushed and popped under the thread sanitizer, ``--fuzz-cases N`` how
   many random cases each kernel is given, ``--crash-states N`` how many ends of a run by a loss of power are visited,
+  ``--workload-length N`` of up to how many operations every workload is visited,
   ``--simulated-seeds N`` how many histories of faults each simulated pipeline goes through, ``--system-calls N`` at how
   many of its system calls a run is killed (0: at all), ``--bit-flips N`` how many bits are turned over (0: every one),
   ``--mutants N`` how many of the planted bugs are drawn (0: all).
@@ -43,6 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--crash-states", type=int, default=1000, help="how many ends of a run each test of simulated crashes visits"
     )
     parser.addoption(
+        "--workload-length", type=int, default=1, help="of up to how many operations every workload is visited"
+    )
+    parser.addoption(
         "--bit-flips", type=int, default=2000, help="how many bits of durable files are turned over; 0: every one"
     )
     parser.addoption("--simulated-seeds", type=int, default=24, help="how many histories each simulated pipeline has")
@@ -74,6 +78,11 @@ def ring_operations(pytestconfig: pytest.Config) -> int:
 @pytest.fixture
 def crash_state_count(pytestconfig: pytest.Config) -> int:
     return int(pytestconfig.getoption("--crash-states"))
+
+
+@pytest.fixture
+def workload_length(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--workload-length"))
 
 
 @pytest.fixture

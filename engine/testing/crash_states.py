@@ -35,14 +35,24 @@ ROUNDS = 3
 class CrashState:
     """One end of the run: ``changes`` were made whole, then ``taken_bytes`` of the next, a write; then the power
     failed, and ``choice`` says what survived. ``last`` is the call that was under way, or the last that was done.
-    ``disk`` is what is found, and shared: only ``storage`` gives one that may change.
+    ``digest`` is the same for states in which programs see the same.
     """
 
     changes: int
     taken_bytes: int
     choice: tuple[int, ...]
     last: Call | None
-    disk: Disk
+    digest: bytes
+    loss: Loss
+
+    @property
+    def disk(self) -> Disk:
+        """What is found, made when it is asked for, and shared: only ``storage`` gives one that may change."""
+        return self.loss.image(self.choice)
+
+    def digests(self) -> dict[str, bytes]:
+        """Those of the disk, which need not be made for them."""
+        return self.loss.digests(self.choice)
 
     def storage(self, seed: int = 0, *, faults: Sequence[Fault] = (), record: bool = False) -> SimulatedStorage:
         """The storage that a reboot finds; each call gives another one."""
@@ -165,9 +175,10 @@ class _Moment:
             for choice in some:
                 if given == most:
                     return
-                if seen.is_new(self.changes, loss.digest(choice)):
+                digest = loss.digest(choice)
+                if seen.is_new(self.changes, digest):
                     given += 1
-                    yield CrashState(self.changes, taken_bytes, choice, self.call, loss.image(choice))
+                    yield CrashState(self.changes, taken_bytes, choice, self.call, digest, loss)
 
 
 _Choices: TypeAlias = tuple[int, Loss, Iterable[tuple[int, ...]]]

@@ -17,7 +17,7 @@ Laws
 Not modelled: owners, modes and times; symbolic and hard links; an unlinked file that a crash brings back half removed.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import product
@@ -315,7 +315,7 @@ class Disk:
 
     def digest(self) -> bytes:
         """The same for disks on which programs see the same."""
-        return _digest_of((repr(path).encode(), digest) for path, digest in self.digests().items())
+        return _digest_of([_piece(path, digest) for path, digest in self.digests().items()])
 
 
 class Loss:
@@ -334,9 +334,13 @@ class Loss:
         self._fillers = [b"\0", disk._removed or noise, noise]
         self._trees: dict[tuple[int, ...], _Tree] = {}
         self._still: dict[int, _Contents] = {}
+        self._digests: dict[tuple[int, tuple[int, ...], int], bytes] = {}
+        self._places: dict[int, slice] = {}  # of a choice, what is about a file
         ways = [2] * self._renames
         for number in self._dirty:
+            begin = len(ways)
             ways += disk._files[number].ways
+            self._places[number] = slice(begin, len(ways))
         self._has_filler = any(len(disk._files[number].sizes) > 1 for number in self._dirty)
         self.ways = [*ways, FILLERS] if self._has_filler else ways
 
@@ -348,7 +352,7 @@ class Loss:
     def choices(self) -> Iterator[tuple[int, ...]]:
         """Of the choices those that give all images; most that give an image again are left out."""
         fillers = range(FILLERS if self._has_filler else 1)
-        trees: dict[tuple[tuple[bytes, int], ...], tuple[int, ...]] = {}
+        trees: dict[tuple[tuple[str, int], ...], tuple[int, ...]] = {}
         for names in product(range(2), repeat=self._renames):
             trees.setdefault(self._tree(names).entries, names)
         for filler in fillers:
@@ -362,36 +366,45 @@ class Loss:
 
     def digest(self, choice: Sequence[int]) -> bytes:
         """That of the image of a choice, which need not be made for it."""
-        tree, files = self._taken(choice)
-        return _digest_of((path, files[number].digest() if number in files else b"") for path, number in tree.entries)
+        tree, filler = self._tree(tuple(choice[: self._renames])), choice[-1] if self._has_filler else 0
+        pieces = tree.pieces.copy()
+        for position, number in tree.open:
+            digest = self._digest_of_file(number, tuple(choice[self._places[number]]), filler)
+            pieces[position] = _piece(tree.entries[position][0], digest)
+        return _digest_of(pieces)
+
+    def digests(self, choice: Sequence[int]) -> dict[str, bytes]:
+        """As ``Disk.digests`` of that image."""
+        tree, filler = self._tree(tuple(choice[: self._renames])), choice[-1] if self._has_filler else 0
+        found = tree.digests.copy()
+        for position, number in tree.open:
+            found[tree.entries[position][0]] = self._digest_of_file(number, tuple(choice[self._places[number]]), filler)
+        return found
+
+    def _digest_of_file(self, number: int, choice: tuple[int, ...], filler: int) -> bytes:
+        key = number, choice, filler
+        if key not in self._digests:
+            self._digests[key] = _survivor(self._disk, number, choice, self._fillers[filler]).digest()
+        return self._digests[key]
 
     def image(self, choice: Sequence[int]) -> Disk:
         """The disk that is found after the loss, with all that is on it durable: one of ``ways`` for each thing.
 
         It shares its directories with other images: ``copy`` it before it changes.
         """
-        tree, files = self._taken(choice)
+        tree = self._tree(tuple(choice[: self._renames]))
+        filler = self._fillers[choice[-1] if self._has_filler else 0]
         found = Disk(sector_bytes=self._disk.sector_bytes)
         found._next = self._disk._next
         found.names = found._durable = tree.names
-        found._files = files
-        found._shared = set(files)
-        return found
-
-    def _taken(self, choice: Sequence[int]) -> "tuple[_Tree, dict[int, _Contents]]":
-        """The directories of a choice, and the files in them."""
-        tree = self._tree(tuple(choice[: self._renames]))
-        filler = self._fillers[choice[-1] if self._has_filler else 0]
-        files, position = {}, self._renames
-        for number in self._dirty:
-            end = position + 1 + len(self._disk._files[number].sectors)
-            if number in tree.files:
-                files[number] = _survivor(self._disk, number, tuple(choice[position:end]), filler)
-            position = end
         for number in tree.files:
-            if number not in files:
-                files[number] = self._durable(number)
-        return tree, files
+            if number in self._places:
+                survivor = _survivor(self._disk, number, tuple(choice[self._places[number]]), filler)
+                found._files[number] = survivor
+            else:
+                found._files[number] = self._durable(number)
+        found._shared = set(found._files)
+        return found
 
     def _tree(self, names: tuple[int, ...]) -> "_Tree":
         """The directories, where of the pending changes of names these were kept."""
@@ -400,14 +413,31 @@ class Loss:
             for naming, kept in zip(self._disk._pending, names, strict=True):
                 if kept:
                     _rename(directories, naming)
-            self._trees[names] = _Tree.of(directories, self._disk)
+            self._trees[names] = self._tree_of(directories)
         return self._trees[names]
+
+    def _tree_of(self, directories: dict[int, dict[str, int]]) -> "_Tree":
+        found = Disk()
+        found.names = directories
+        entries = list(found.walk())
+        reached = {ROOT, *(number for _, number in entries)}
+        files = frozenset(number for number in reached if self._disk.is_file(number))
+        still = {number: self._durable(number).digest() for number in files if number not in self._places}
+        digests = {path: still.get(number, b"") for path, number in entries}
+        return _Tree(
+            {number: names for number, names in directories.items() if number in reached},
+            tuple(entries),
+            files,
+            digests,
+            [_piece(path, digest) for path, digest in digests.items()],
+            [(position, number) for position, (_, number) in enumerate(entries) if number in self._places],
+        )
 
     def _distinct(self, number: int, filler: int) -> list[tuple[int, ...]]:
         """Of the choices for a file those that differ in what is found of it."""
         found: dict[bytes, tuple[int, ...]] = {}
         for choice in product(*map(range, self._disk._files[number].ways)):
-            found.setdefault(_survivor(self._disk, number, choice, self._fillers[filler]).digest(), choice)
+            found.setdefault(self._digest_of_file(number, choice, filler), choice)
         return list(found.values())
 
     def _durable(self, number: int) -> _Contents:
@@ -422,20 +452,18 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """Directories that can be reached, what is found in them by path, and the numbers of the files among that."""
+    """Directories that can be reached, what is found in them by path, and the numbers of the files among that.
+
+    ``digests`` are those of what is found, and ``pieces`` what the digest of all is made of; at the positions in
+    ``open`` is a file of that number, for which both depend on the choice.
+    """
 
     names: dict[int, dict[str, int]]
-    entries: tuple[tuple[bytes, int], ...]
+    entries: tuple[tuple[str, int], ...]
     files: frozenset[int]
-
-    @classmethod
-    def of(cls, directories: dict[int, dict[str, int]], disk: Disk) -> "_Tree":
-        found = Disk()
-        found.names = directories
-        entries = [(repr(path).encode(), number) for path, number in found.walk()]
-        reached = {ROOT, *(number for _, number in entries)}
-        names = {number: entries for number, entries in directories.items() if number in reached}
-        return cls(names, tuple(entries), frozenset(number for number in reached if disk.is_file(number)))
+    digests: dict[str, bytes]
+    pieces: list[bytes]
+    open: list[tuple[int, int]]
 
 
 def _survivor(disk: Disk, number: int, choice: tuple[int, ...], filler: bytes) -> _Contents:
@@ -466,8 +494,12 @@ def _whole(data: bytearray) -> _Contents:
     return _Contents(data, data, [len(data)])
 
 
-def _digest_of(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
-    return blake2b(b"".join(b"%b\0%b" % entry for entry in entries), digest_size=16).digest()
+def _piece(path: str, digest: bytes) -> bytes:
+    return b"%b\0%b" % (path.encode(errors="surrogateescape"), digest)
+
+
+def _digest_of(pieces: list[bytes]) -> bytes:
+    return blake2b(b"".join(pieces), digest_size=16).digest()
 
 
 def _rename(directories: Mapping[int, dict[str, int]], naming: Naming) -> None:

@@ -118,10 +118,6 @@ def _events() -> pa.Table:
     return pa.Table.from_batches(generate(600, seed=3, keys=50, redeliveries=0.0)).drop_columns(["delivery"])
 
 
-def _events() -> pa.Table:
-    return pa.Table.from_batches(generate(600, seed=3, keys=50, redeliveries=0.0)).drop_columns(["delivery"])
-
-
 def chosen(calls: list[SystemCall], count: int, chance: random.Random) -> list[SystemCall]:
     """So many of them, of as many kinds as can be; 0: all."""
     if count == 0:
