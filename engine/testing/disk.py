@@ -368,7 +368,7 @@ class Loss:
         """That of the image of a choice, which need not be made for it."""
         tree, filler = self._tree(tuple(choice[: self._renames])), choice[-1] if self._has_filler else 0
         pieces = tree.pieces.copy()
-        for position, number in tree.open:
+        for position, number in tree.undecided:
             digest = self._digest_of_file(number, tuple(choice[self._places[number]]), filler)
             pieces[position] = _piece(tree.entries[position][0], digest)
         return _digest_of(pieces)
@@ -377,7 +377,7 @@ class Loss:
         """As ``Disk.digests`` of that image."""
         tree, filler = self._tree(tuple(choice[: self._renames])), choice[-1] if self._has_filler else 0
         found = tree.digests.copy()
-        for position, number in tree.open:
+        for position, number in tree.undecided:
             found[tree.entries[position][0]] = self._digest_of_file(number, tuple(choice[self._places[number]]), filler)
         return found
 
@@ -455,7 +455,7 @@ class _Tree:
     """Directories that can be reached, what is found in them by path, and the numbers of the files among that.
 
     ``digests`` are those of what is found, and ``pieces`` what the digest of all is made of; at the positions in
-    ``open`` is a file of that number, for which both depend on the choice.
+    ``undecided`` is a file of that number, for which both depend on the choice.
     """
 
     names: dict[int, dict[str, int]]
@@ -463,7 +463,7 @@ class _Tree:
     files: frozenset[int]
     digests: dict[str, bytes]
     pieces: list[bytes]
-    open: list[tuple[int, int]]
+    undecided: list[tuple[int, int]]
 
 
 def _survivor(disk: Disk, number: int, choice: tuple[int, ...], filler: bytes) -> _Contents:
