@@ -13,6 +13,9 @@ from engine import Log
 from engine.errors import CorruptLog, LogError
 from engine.log.format import HEADER_BYTES
 from engine.storage import File, Storage
+from engine.testing.storage import SimulatedStorage
+
+PATH = Path("/srv/log")
 
 
 def rows(start: int, count: int) -> pa.RecordBatch:
@@ -53,33 +56,49 @@ def segment_of(files: dict[str, bytes]) -> str:
     return name
 
 
-def opened(path: Path) -> tuple[list[int], int]:
-    with Log(path) as log:
+def opened(path: Path, storage: Storage | None = None) -> tuple[list[int], int]:
+    with Log(path, storage=storage or Storage()) as log:
         found = numbers(log.read())
         assert log.append(rows(len(found), 2)) == len(found) + 2
         return found, sum(torn.size_bytes for torn in log.torn)
 
 
-def test_a_tail_that_is_cut_at_every_byte_is_torn_or_damage(tmp_path, unclosed):
+def simulated(files: dict[str, bytes]) -> SimulatedStorage:
+    """A log at PATH on a simulated disk, where no sync takes time."""
+    storage = SimulatedStorage()
+    for name, data in files.items():
+        storage.make_directory(str((PATH / name).parent))
+        with storage.create(str(PATH / name)) as file:
+            if data:
+                file.append(data)
+    return storage
+
+
+def simulated_contents(storage: SimulatedStorage) -> dict[str, bytes]:
+    found = storage.contents(str(PATH)).items()
+    return {str(Path(path).relative_to(PATH)): data for path, data in found if data is not None}
+
+
+def test_a_tail_that_is_cut_at_every_byte_is_torn_or_damage(unclosed):
     name = segment_of(unclosed)
     data = unclosed[name]
     verdicts = Counter()
     for size in range(len(data)):
-        path = restore(unclosed | {name: data[:size]}, tmp_path / "cut")
-        before = contents(path)
+        storage = simulated(unclosed | {name: data[:size]})
+        before = simulated_contents(storage)
         try:
-            found, torn = opened(path)
+            found, torn = opened(PATH, storage)
         except CorruptLog as error:
             # The last frame that is whole proves the rows of the frames before it.
-            assert (error.path, size < HEADER_BYTES) == (str(path / name), True)  # noqa: PT017
+            assert (error.path, size < HEADER_BYTES) == (str(PATH / name), True)  # noqa: PT017
             verdicts["damage"] += 1
             del before["LOCK"]
-            assert contents(path).items() >= before.items()
+            assert simulated_contents(storage).items() >= before.items()
             continue
         assert found == list(range(len(found)))
-        assert contents(path)[name] == data[:size]
+        assert simulated_contents(storage)[name] == data[:size]
         verdicts["torn" if torn else "whole"] += 1
-        assert numbers(Log(path).read()) == [*found, *range(len(found), len(found) + 2)]
+        assert numbers(Log(PATH, storage=storage).read()) == [*found, *range(len(found), len(found) + 2)]
     assert verdicts == {"damage": HEADER_BYTES, "torn": len(data) - HEADER_BYTES - 3, "whole": 3}
 
 

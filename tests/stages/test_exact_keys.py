@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from window_model import SEED, Deferred, History, Inline, Killed, MortalStorage, small_window
+from window_model import SEED, Deferred, History, Inline, MortalStorage, WatchedStorage, left_by, small_window
 
 from engine.errors import CorruptState, StateError
 from engine.stages.key_window import KeyWindow
@@ -225,19 +225,13 @@ def test_a_kill_between_any_two_file_operations_loses_and_repeats_nothing(tmp_pa
     epochs = [
         (number, [[chance.randrange(60 * (number + 1)) for _ in range(40)] for _ in range(2)]) for number in range(4)
     ]
-    breaths = 1
-    while True:
-        directory = tmp_path / str(breaths)
-        committed = [(0, None, History(within))]
-        options = {"within": within, "memory_bytes": 9_000}
-        window = exact_window(directory, storage=MortalStorage(breaths), **options)
-        try:
-            run_epochs(window, History(within), epochs, committed)
-        except Killed:
-            pass
-        else:
-            break
-        epoch, state, history = committed[0]
+    committed, options = [(0, None, History(within))], {"within": within, "memory_bytes": 9_000}
+    watched = WatchedStorage(tmp_path / "whole", committed)
+    run_epochs(exact_window(tmp_path / "whole", storage=watched, **options), History(within), epochs, committed)
+    for number, (files, (epoch, state, history)) in enumerate(watched.deaths):
+        directory = tmp_path / str(number)
+        left_by(files, directory)
+        committed[:] = [(epoch, state, history)]
         survivor = exact_window(directory, storage=MortalStorage(), **options)
         if state is not None:
             survivor.restore(state)
@@ -246,8 +240,9 @@ def test_a_kill_between_any_two_file_operations_loses_and_repeats_nothing(tmp_pa
         survivor.close()
         named = {entry["file"] for entry in final["segments"] + final["runs"] + final["exact"]["keys"]["segments"]}
         assert {path.name for path in directory.iterdir() if path.suffix != ".tmp"} == named
-        breaths += 1
-    assert breaths > 40
+    print(f"{watched.taken} kills, {len(watched.deaths)} that differ")
+    assert watched.taken > 40
+    assert len(watched.deaths) > watched.taken / 2
 
 
 def test_files_that_fell_out_of_the_window_are_deleted(tmp_path):

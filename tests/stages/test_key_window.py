@@ -8,7 +8,20 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from window_model import SEED, Deferred, History, Inline, Killed, MortalStorage, id_of, ids_of, probe, small_window
+from window_model import (
+    SEED,
+    Deferred,
+    History,
+    Inline,
+    Killed,
+    MortalStorage,
+    WatchedStorage,
+    id_of,
+    ids_of,
+    left_by,
+    probe,
+    small_window,
+)
 
 from engine.background import BackgroundThread
 from engine.errors import InputError, StateError
@@ -177,22 +190,15 @@ def test_a_kill_between_any_two_file_operations_loses_and_repeats_nothing(tmp_pa
     epochs = [
         (number, [[chance.randrange(60 * (number + 1)) for _ in range(60)] for _ in range(2)]) for number in range(6)
     ]
-    breaths = 1
-    while True:
-        directory = tmp_path / str(breaths)
-        committed = [(0, None, History(within))]
-        mortal = MortalStorage(breaths)
-        options = {"within": within, "memory_bytes": 5_500, "background": background()}
-        window = small_window(directory, storage=mortal, **options)
-        try:
-            run_epochs(window, History(within), epochs, committed)
-        except Killed:
-            options["background"].bury()
-        else:
-            break
-        epoch, state, history = committed[0]
-        options["background"] = background()
-        survivor = small_window(directory, storage=MortalStorage(), **options)
+    committed, options = [(0, None, History(within))], {"within": within, "memory_bytes": 5_500}
+    watched = WatchedStorage(tmp_path / "whole", committed)
+    window = small_window(tmp_path / "whole", storage=watched, background=background(), **options)
+    run_epochs(window, History(within), epochs, committed)
+    for number, (files, (epoch, state, history)) in enumerate(watched.deaths):
+        directory = tmp_path / str(number)
+        left_by(files, directory)
+        committed[:] = [(epoch, state, history)]
+        survivor = small_window(directory, storage=MortalStorage(), background=background(), **options)
         if state is not None:
             survivor.restore(state)
         run_epochs(survivor, history.copy(), epochs[epoch:], committed)
@@ -200,8 +206,9 @@ def test_a_kill_between_any_two_file_operations_loses_and_repeats_nothing(tmp_pa
         named = {entry["file"] for entry in final["segments"] + final["runs"]}
         survivor.close()
         assert {path.name for path in directory.iterdir() if path.suffix != ".tmp"} == named
-        breaths += 1
-    assert breaths > 60
+    print(f"{watched.taken} kills, {len(watched.deaths)} that differ")
+    assert watched.taken > 60
+    assert len(watched.deaths) > watched.taken / 2
 
 
 def test_a_kill_while_recovering_changes_nothing(tmp_path):

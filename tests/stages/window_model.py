@@ -1,7 +1,6 @@
 """What tests of the key window share: the plain meaning of dedup, a small window, backgrounds, a mortal storage."""
 
 import os
-from contextlib import suppress
 
 from engine.background import Job
 from engine.stages.key_window import KeyWindow
@@ -58,9 +57,6 @@ class Inline:
     def cancel(self, job):
         job.drop()
 
-    def bury(self):
-        """Nothing goes on after a kill."""
-
 
 class Deferred(Inline):
     """A background that takes steps when the test says so, the most urgent work first, as a thread would."""
@@ -86,12 +82,6 @@ class Deferred(Inline):
     def cancel(self, job):
         self.jobs = [other for other in self.jobs if other is not job]
         job.drop()
-
-    def bury(self):
-        """Nothing goes on after a kill: what the generators would still clean up stays."""
-        for job in self.jobs:
-            with suppress(Killed):
-                job.drop()
 
 
 def small_window(directory, *, within, storage=None, durable=True, memory_bytes=4_000, background=None, **options):
@@ -129,10 +119,11 @@ class MortalFile(File):
     life: "MortalStorage"
 
     def append(self, *buffers):
+        whole = b"".join(map(bytes, buffers))
+        half = whole[: len(whole) // 2]
         if self.life.last_breath():
-            whole = b"".join(map(bytes, buffers))
-            super().append(whole[: len(whole) // 2])
-        self.life.breathe()
+            super().append(half)
+        self.life.breathe((self.path, half))
         return super().append(*buffers)
 
     def truncate(self, size):
@@ -153,7 +144,7 @@ class MortalStorage(Storage):
     def last_breath(self):
         return self.taken + 1 == self.breaths
 
-    def breathe(self):
+    def breathe(self, half_done=None):
         self.taken += 1
         if self.taken >= self.breaths:
             raise Killed
@@ -184,3 +175,31 @@ class MortalStorage(Storage):
 
     def sync_directory(self, path):
         self.breathe()
+
+
+class WatchedStorage(MortalStorage):
+    """Never dies: ``deaths`` are what each death would have left below a directory, and what was committed then; those
+    that leave the same are one.
+    """
+
+    def __init__(self, directory, committed):
+        super().__init__()
+        self.deaths = []
+        self._directory = directory
+        self._committed = committed
+
+    def breathe(self, half_done=None):
+        super().breathe()
+        files = {path.name: path.read_bytes() for path in self._directory.glob("*")}
+        if half_done is not None:
+            path, half = half_done
+            files[os.path.basename(path)] += half
+        if not self.deaths or self.deaths[-1] != (files, self._committed[0]):
+            self.deaths.append((files, self._committed[0]))
+
+
+def left_by(files, directory):
+    """Write what a death left."""
+    directory.mkdir()
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
