@@ -81,9 +81,10 @@ def test_version_does_not_load_the_command_line(tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_help_names_every_command(engine):
-    code, stdout, _ = engine("--help")
-    assert code == 0
+def test_help_names_every_command(tmp_path):
+    # In a process of its own: here other tests may have loaded commands that help must know before they are.
+    done = subprocess.run([*ENGINE, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    stdout = done.stdout
     for command in ("run", "demo", "validate", "explain", "checkpoint", "bench", "log", "simulate"):
         assert re.search(rf"^\W*{command} +\w", stdout, re.MULTILINE), f"{command} has no text"
 
