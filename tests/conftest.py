@@ -7,10 +7,10 @@
   fails.
 - ``--ring-operations N`` says how many items are pushed and popped under the thread sanitizer, ``--fuzz-cases N`` how
   many random cases each kernel is given, ``--crash-states N`` how many ends of a run by a loss of power are visited,
-  ``--workload-length N`` of up to how many operations every workload is visited,
-  ``--simulated-seeds N`` how many histories of faults each simulated pipeline goes through, ``--system-calls N`` at how
-  many of its system calls a run is killed (0: at all), ``--bit-flips N`` how many bits are turned over (0: every one),
-  ``--mutants N`` how many of the planted bugs are drawn (0: all).
+  ``--workload-length N`` of up to how many operations every workload is, ``--simulated-seeds N`` how many histories of
+  faults each simulated pipeline goes through, ``--system-calls N`` at how many of its system calls a run is killed (0:
+  at all), ``--bit-flips N`` how many bits are turned over (0: every one), ``--mutants N`` how many of the planted bugs
+  are drawn (0: all).
 - ``pytest`` alone runs the tests in as many processes as there are cores; ``-n 0``, a path, ``-s`` or ``--pdb`` in one.
 - Tests run in a directory of their own: nothing is written into the source tree, and a Python process that a test
   starts finds the package that is installed rather than its sources, which have no compiled kernels.
@@ -35,7 +35,7 @@ settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=60, help="how many SIGKILLs the main job must survive")
+    parser.addoption("--kills", type=int, default=20, help="how many SIGKILLs the main job must survive")
     parser.addoption(
         "--ring-operations", type=int, default=10**6, help="how many items are pushed and popped under the sanitizer"
     )
@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bit-flips", type=int, default=2000, help="how many bits of durable files are turned over; 0: every one"
     )
     parser.addoption("--simulated-seeds", type=int, default=24, help="how many histories each simulated pipeline has")
-    parser.addoption("--system-calls", type=int, default=24, help="at how many system calls a run is killed; 0: at all")
+    parser.addoption("--system-calls", type=int, default=12, help="at how many system calls a run is killed; 0: at all")
     parser.addoption("--mutants", type=int, default=8, help="how many of the planted bugs are drawn; 0: all")
     parser.addoption("--seed", type=int, default=None, help="the seed of everything that a test draws by itself")
 

@@ -24,7 +24,7 @@ from engine.sinks.file_writer import FileWriter
 from engine.storage import File, Storage
 
 
-@pytest.mark.parametrize("sink", ["parquet", "arrow_ipc", "log", "sqlite"])
+@pytest.mark.parametrize("sink", ["parquet", "log", "sqlite"])
 def test_a_suspended_owner_that_comes_back_changes_nothing(
     sink: str, tmp_path: Path, strace: str, system_calls: int, generator: random.Random
 ) -> None:
