@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 
 import pytest
 from runtime.damaged_states import everything, harm, stopped, victims
@@ -83,6 +84,15 @@ SLOW = """
 SIGNALS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 
 
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Also where the tests are a shell's background job, which passes on to its children that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 @pytest.mark.parametrize(("number", "code", "cause"), SIGNALS)
 @pytest.mark.parametrize("where", ["loading", "verifying", "replaying"])
 def test_a_signal_ends_it_with_the_state_as_it_was(copy, where, number, code, cause):
