@@ -212,7 +212,7 @@ class LogSink:
                 )
         if own is None and token.epoch:
             raise self._behind(0, token.epoch)
-        for partition, (found, stop) in enumerate(zip(_stops(log), own.stops if own is not None else [], strict=False)):
+        for partition, (found, stop) in enumerate(zip(_stops(log), own.stops if own is not None else (), strict=False)):
             if found < stop:
                 raise self._refused(
                     f"ends at offset {found:,} in partition {partition}; {stop:,} was durable there",
@@ -368,14 +368,14 @@ def _stops(log: Log) -> list[int]:
 
 
 def _epoch_after(log: Log, incarnation: str, epoch: int) -> int:
-    """The later epoch of which the log has a newest segment; 0 where there is none.
+    """The last of the later epochs of which the log has a segment; 0 where there is none.
 
-    The mark comes after the segments: where a commit was lost between the two, they alone know of it.
+    The mark comes after the segments: where a commit was lost between the two, they alone know of it, also behind what
+    others appended since.
     """
+    found = 0
     for partition in range(log.partitions):
-        segments = log.writer(partition).segments
-        if segments and segments[-1].header.published_whole:
-            for later in range(epoch + 1, epoch + 1 + LOST_EPOCHS):
-                if segments[-1].header.term == _term(incarnation, later, partition):
-                    return later
-    return 0
+        later = {_term(incarnation, epoch + ahead, partition): epoch + ahead for ahead in range(1, LOST_EPOCHS + 1)}
+        whole = (segment.header for segment in log.writer(partition).segments if segment.header.published_whole)
+        found = max([found, *(later.get(header.term, 0) for header in whole)])
+    return found

@@ -170,7 +170,7 @@ class _Trial:
         found = self.read_before(source, offset).rows
         if source.in_order_before(json.loads(offset)):
             self._compare(_BEFORE, f"up to offset {offset}", found, expected)
-        elif sorted(map(repr, found.to_pylist())) != sorted(map(repr, expected.to_pylist())):
+        elif sorted(row.data for row in exact_rows(found)) != sorted(row.data for row in exact_rows(expected)):
             raise self._broken(_BEFORE, f"up to offset {offset} there are others")
 
     def check_close(self, whole: _Pass) -> None:

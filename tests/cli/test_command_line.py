@@ -1,6 +1,5 @@
 """The commands as a shell sees them: what goes to stdout and stderr, and the exit codes."""
 
-import os
 import re
 import signal
 import subprocess
@@ -10,11 +9,9 @@ import textwrap
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cli.commands_run import ENGINE, interrupted
 
 from engine.cli.main import main
-
-# The console script does just this; a test must not depend on where it was installed.
-ENGINE = [sys.executable, "-P", "-c", "import sys; from engine.cli.main import main; sys.exit(main())"]
 
 JOBS = """
     import pyarrow as pa
@@ -166,25 +163,6 @@ SLOW = """
 """
 
 
-def interrupted(directory, *signals):
-    """Start the slow job, send the signals once it maps, and give its end."""
-    child = subprocess.Popen(
-        [*ENGINE, "run", "slow:pipeline", "--state", "state"],
-        cwd=directory,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    assert line == "mapping\n", child.communicate()[1]
-    for number in signals:
-        os.kill(child.pid, number)
-    _, stderr = child.communicate(timeout=60)
-    return child.returncode, stderr
-
-
 @pytest.mark.parametrize(
     ("number", "code", "cause"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 )
@@ -195,7 +173,7 @@ def test_a_signal_drains_commits_and_exits(directory, number, code, cause):
     for index in range(4):
         piece = pa.table({"n": range(index * rows, (index + 1) * rows)})
         pq.write_table(piece, directory / "many" / f"{index}.parquet", row_group_size=10_000)
-    returncode, stderr = interrupted(directory, number)
+    returncode, stderr = interrupted(directory, ["run", "slow:pipeline", "--state", "state"], "mapping", number)
     assert returncode == code, stderr
     assert f"slow: stopped by {cause}. Run it again: it resumes." in stderr
     assert "Traceback" not in stderr

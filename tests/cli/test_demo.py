@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from importlib import resources
 
 import pyarrow.compute as pc
@@ -11,12 +10,12 @@ import pyarrow.parquet as pq
 from engine.cli.demo import demo_pipeline, prepare_input
 from engine.cli.main import main
 
-ENGINE = [sys.executable, "-P", "-c", "import sys; from engine.cli.main import main; sys.exit(main())", "demo"]
+DEMO = [*ENGINE, "demo"]
 SAMPLE = resources.files("engine.cli") / "sample" / "git_file_events.parquet"
 
 
 def demo(directory):
-    done = subprocess.run(ENGINE, cwd=directory, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(DEMO, cwd=directory, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -3,16 +3,15 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.ipc as ipc
 import pytest
+from cli.commands_run import ENGINE
 
 from engine import Log, Pipeline, run, sinks, sources
 
-ENGINE = [sys.executable, "-P", "-c", "import sys; from engine.cli.main import main; sys.exit(main())"]
 TEXTS = ["plain", "grün …", "日本", "\U0001f600", 'a "quote" \\ \n']
 FULL = Path("/dev/full")
 NOWHERE = (FULL, "wb", "No space left on device") if FULL.exists() else (os.devnull, "rb", "Bad file descriptor")

@@ -5,17 +5,14 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 
 import pytest
+from cli.commands_run import interrupted
 from runtime.damaged_states import everything, harm, stopped, victims
 
 from engine.checkpoint.inspection import verify
 from engine.cli.main import main
 from engine.storage import Storage
-
-# The console script does just this; a test must not depend on where it was installed.
-ENGINE = [sys.executable, "-P", "-c", "import sys; from engine.cli.main import main; sys.exit(main())"]
 
 
 @pytest.fixture
@@ -84,15 +81,6 @@ SLOW = """
 SIGNALS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 
 
-@pytest.fixture
-def ctrl_c_is_heard() -> Iterator[None]:
-    """Also where the tests are a shell's background job, which passes on to its children that it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c_is_heard")
 @pytest.mark.parametrize(("number", "code", "cause"), SIGNALS)
 @pytest.mark.parametrize("where", ["loading", "verifying", "replaying"])
 def test_a_signal_ends_it_with_the_state_as_it_was(copy, where, number, code, cause):
@@ -101,22 +89,10 @@ def test_a_signal_ends_it_with_the_state_as_it_was(copy, where, number, code, ca
     victim = victims(copy, "ids")[0]
     harm(victim, "flipped")
     before = everything(copy)
-    child = subprocess.Popen(
-        [*ENGINE, "checkpoint", "repair", "slow:job", "--state", "state"],
-        cwd=copy,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    assert line == f"{where}\n", child.communicate()[1]
-    os.kill(child.pid, number)
-    _, stderr = child.communicate(timeout=60)
-    assert child.returncode == code, stderr
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = ["checkpoint", "repair", "slow:job", "--state", "state"]
+    returncode, stderr = interrupted(copy, command, where, number, env=paths, stdin=subprocess.PIPE)
+    assert returncode == code, stderr
     name = "engine" if where == "loading" else "repaired"
     assert f"{name}: stopped by {cause}. The state is as it was, or repaired. Run it again." in stderr
     assert "Traceback" not in stderr

@@ -348,6 +348,23 @@ def test_a_segment_whose_name_was_not_synced_is_synced_by_the_repetition():
             assert [n for rows in log.read(partition=partition) for n in rows.column("n").to_pylist()] == [*range(40)]
 
 
+@pytest.mark.parametrize("incarnation", ["ab", "cd"])
+def test_rows_of_a_commit_that_the_state_lost_are_seen_behind_those_of_others(tmp_path, incarnation):
+    """The segments are published, the mark is not moved, and somebody appended since."""
+    storage = Interrupted(10**9, done=False)
+    sink, handles = staged(tmp_path / "log", storage, 1, 0)
+    storage.at, storage.renames = 3, 0  # two segments, and not the mark
+    with pytest.raises(KeyboardInterrupt):
+        sink.commit(handles)
+    sink.close()
+    with Log(tmp_path / "log") as log:
+        for partition in range(2):
+            log.append(table(1_000, 3), partition=partition)
+    again = LogSink(str(tmp_path / "log"), None)
+    with pytest.raises(SinkError, match=r"has rows of epoch 1; the state|has rows of .* from another state directory"):
+        again.open(table(0, 0).schema, token=Token(incarnation * 16, 0, "0", "log"), partitions=2, memory_bytes=1 << 20)
+
+
 def test_rows_of_a_commit_that_the_state_lost_are_seen_before_they_are_written_again(tmp_path):
     storage = Interrupted(10**9, done=False)
     sink, handles = staged(tmp_path / "log", storage, 1, 0)
