@@ -6,6 +6,7 @@ from importlib import resources
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from cli.commands_run import ENGINE
 
 from engine.cli.demo import demo_pipeline, prepare_input
 from engine.cli.main import main
