@@ -35,7 +35,7 @@ settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=20, help="how many SIGKILLs the main job must survive")
+    parser.addoption("--kills", type=int, default=30, help="how many SIGKILLs the main job must survive")
     parser.addoption(
         "--ring-operations", type=int, default=10**6, help="how many items are pushed and popped under the sanitizer"
     )
