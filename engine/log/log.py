@@ -240,14 +240,14 @@ class Log:
         is appended. Waits while rows that no group has taken fill ``retain_bytes``. Raises InputError for rows of
         another schema, LogError where the disk refuses.
         """
-        while (end := self._append_if_room(rows, partition)) is None:
+        batches = _batches_of(rows)
+        while (end := self._append_if_room(batches, partition)) is None:
             self._storage.pause(TAIL_WAIT_S)
         return end
 
-    def _append_if_room(self, rows: Any, partition: int) -> int | None:
+    def _append_if_room(self, batches: Sequence[pa.RecordBatch], partition: int) -> int | None:
         """As ``append``, but None where it would wait."""
         writer = self.writer(partition)
-        batches = _batches_of(rows)
         self._check_schema(batches[0].schema)
         filled = [batch for batch in batches if batch.num_rows]
         if filled and self._retention.due(writer) and self._retain()[partition]:
@@ -295,7 +295,8 @@ class Log:
         """As ``append``, under Trio. Cancelled while it waits for room, it appended nothing; cancelled later, it waits
         until the append has ended, and then the rows are there.
         """
-        attempt = partial(self._append_if_room, rows, partition)
+        batches = await trio.to_thread.run_sync(_batches_of, rows)  # once: a stream cannot be read again
+        attempt = partial(self._append_if_room, batches, partition)
         while (end := await trio.to_thread.run_sync(attempt)) is None:  # noqa: ASYNC110 - another process makes room
             await trio.sleep(TAIL_WAIT_S)
         return end

@@ -123,17 +123,42 @@ def clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)
 
 
+def filled(path) -> Log:
+    """A log that has no room until its group goes on."""
+    log = Log(path, retain_bytes=20_000)
+    log.groups["slow"].commit(0)
+    while log._append_if_room(rows(0, 500).to_batches(), 0) is not None:
+        pass
+    return log
+
+
 async def test_waiting_for_room_can_be_cancelled(tmp_path, clock):
-    with Log(tmp_path / "log", retain_bytes=20_000) as log:
-        log.groups["slow"].commit(0)
-        with trio.move_on_after(60) as waiting:
-            while True:
-                await log.append_async(rows(0, 500))
-        assert waiting.cancelled_caught
+    with filled(tmp_path / "log") as log:
         end = log.end()
-        assert end % 500 == 0
+        with trio.move_on_after(60) as waiting:
+            await log.append_async(rows(0, 500))
+        assert waiting.cancelled_caught
+        assert log.end() == end
         log.groups["slow"].commit(end)
         assert await log.append_async(rows(0, 500)) == end + 500
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_stream_that_had_to_wait_for_room_is_appended_whole(tmp_path, clock, monkeypatch, blocking):
+    with filled(tmp_path / "log") as log:
+        end, refused, attempt = log.end(), [], log._append_if_room
+
+        def make_room_when_refused(batches, partition):
+            stop = attempt(batches, partition)
+            if stop is None:
+                refused.append(partition)
+                log.groups["slow"].commit(end)
+            return stop
+
+        monkeypatch.setattr(log, "_append_if_room", make_room_when_refused)
+        stream = rows(0, 500).to_reader()
+        stop = log.append(stream) if blocking else await log.append_async(stream)
+        assert (stop, refused) == (end + 500, [0])
 
 
 def test_a_name_is_not_cut_at_a_zero_byte(tmp_path):
