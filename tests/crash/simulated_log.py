@@ -16,7 +16,7 @@ from engine.log.body import decode_body
 from engine.log.durable import durable_identity, read_durable
 from engine.log.groups import Groups
 from engine.log.reader import PartitionReader
-from engine.log.recovery import recover
+from engine.log.recovery import durable_offset, recover
 from engine.log.retention import Retention
 from engine.log.segment import segment_names
 from engine.testing.crash_states import CrashState
@@ -216,11 +216,14 @@ def _offsets(storage: SimulatedStorage, partitions: int) -> tuple[int, ...]:
 def _rows(
     storage: SimulatedStorage, directory: str, identity: str, partition: int, published: int, offset: int
 ) -> tuple[int, int]:
-    """[start, stop) of what whoever opens the log next finds in it."""
+    """[start, stop) of what whoever opens the log next finds in it. A reader is told of as much, or of what the frame
+    proves besides in which the tail is torn.
+    """
     floor = Retention.floor(storage, directory)
-    recovered = recover(
-        storage, directory, log=identity, partition=partition, floor=floor, published=published, committed=offset
-    )
+    known = {"log": identity, "partition": partition, "floor": floor, "published": published, "committed": offset}
+    recovered = recover(storage, directory, **known)
+    told = durable_offset(storage, directory, **known)
+    assert told == recovered.durable or (recovered.torn is not None and told > recovered.durable)
     if not recovered.segments:
         return 0, 0
     start = recovered.segments[0].header.base
@@ -231,4 +234,5 @@ def _rows(
         skipped = frame.header.stop
     values = [n for batch in batches for n in batch.column("n").to_pylist()]
     assert values == list(range(start, start + len(values)))
+    assert told <= start + len(values)
     return start, start + len(values)
