@@ -102,10 +102,10 @@ def long_job(directory, within, *, epochs=30, rows=100, **options):
     return window, history
 
 
-@pytest.mark.parametrize("within", [150, 1_200, None])
+@pytest.mark.parametrize(("within", "bits"), [(150, 9), (1_200, 11), (None, 12)])
 @pytest.mark.parametrize("durable", [False, True])
-def test_keys_are_compared_in_memory_in_files_and_behind_runs(tmp_path, within, durable):
-    window, _ = long_job(tmp_path, within, durable=durable, memory_bytes=12_000, bits=7)
+def test_keys_are_compared_in_memory_in_files_and_behind_runs(tmp_path, within, bits, durable):
+    window, _ = long_job(tmp_path, within, durable=durable, memory_bytes=12_000, bits=bits)
     statistics = window.statistics()
     assert window._exact.collisions > 100
     assert statistics.exact_hits_recent > 0
@@ -225,7 +225,7 @@ def test_a_kill_between_any_two_file_operations_loses_and_repeats_nothing(tmp_pa
     epochs = [
         (number, [[chance.randrange(60 * (number + 1)) for _ in range(40)] for _ in range(2)]) for number in range(4)
     ]
-    committed, options = [(0, None, History(within))], {"within": within, "memory_bytes": 9_000}
+    committed, options = [(0, None, History(within))], {"within": within, "bits": 7, "memory_bytes": 9_000}
     watched = WatchedStorage(tmp_path / "whole", committed)
     run_epochs(exact_window(tmp_path / "whole", storage=watched, **options), History(within), epochs, committed)
     for number, (files, (epoch, state, history)) in enumerate(watched.deaths):
@@ -247,7 +247,7 @@ def test_a_kill_between_any_two_file_operations_loses_and_repeats_nothing(tmp_pa
 
 def test_files_that_fell_out_of_the_window_are_deleted(tmp_path):
     for durable in (True, False):
-        window, history = long_job(tmp_path / str(durable), 100, durable=durable, memory_bytes=6_000)
+        window, history = long_job(tmp_path / str(durable), 100, durable=durable, memory_bytes=6_000, bits=8)
         window._exact.store._log._segment_bytes = 4_000
         for first in range(10_000, 12_000, 50):
             assert probe(window, range(first, first + 50)) == history.probe(range(first, first + 50))
