@@ -3,14 +3,8 @@
 - ``async def`` tests run under Trio.
 - Property tests draw the same examples in every run, and time is no reason for them to fail; ``--hypothesis-profile
   random`` draws others.
-- ``--kills N`` and ``--seed N`` say how many kills the crash tests send, and when; the seed is printed when a test
-  fails.
-- ``--ring-operations N`` says how many items are pushed and popped under the thread sanitizer, ``--fuzz-cases N`` how
-  many random cases each kernel is given, ``--crash-states N`` how many ends of a run by a loss of power are visited,
-  ``--workload-length N`` of up to how many operations every workload is, ``--simulated-seeds N`` how many histories of
-  faults each simulated pipeline goes through, ``--system-calls N`` at how many of its system calls a run is killed (0:
-  at all), ``--bit-flips N`` how many bits are turned over (0: every one), ``--mutants N`` how many of the planted bugs
-  are drawn (0: all).
+- How much is tried is an option of each kind of proof, with a small number where none is given; ``pytest --help`` lists
+  them under "Custom options". ``--seed N`` repeats what was drawn; the seed is printed when a test fails.
 - ``pytest`` alone runs the tests in as many processes as there are cores; ``-n 0``, a path, ``-s`` or ``--pdb`` in one.
 - Tests run in a directory of their own: nothing is written into the source tree, and a Python process that a test
   starts finds the package that is installed rather than its sources, which have no compiled kernels.
@@ -35,13 +29,13 @@ settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=30, help="how many SIGKILLs the main job must survive")
+    parser.addoption("--kills", type=int, default=15, help="how many SIGKILLs the main job must survive")
     parser.addoption(
         "--ring-operations", type=int, default=10**6, help="how many items are pushed and popped under the sanitizer"
     )
     parser.addoption("--fuzz-cases", type=int, default=300, help="how many random cases each kernel is given")
     parser.addoption(
-        "--crash-states", type=int, default=1000, help="how many ends of a run each test of simulated crashes visits"
+        "--crash-states", type=int, default=500, help="how many ends of a run each test of simulated crashes visits"
     )
     parser.addoption(
         "--workload-length", type=int, default=1, help="of up to how many operations every workload is visited"
@@ -50,7 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bit-flips", type=int, default=2000, help="how many bits of durable files are turned over; 0: every one"
     )
     parser.addoption("--simulated-seeds", type=int, default=24, help="how many histories each simulated pipeline has")
-    parser.addoption("--system-calls", type=int, default=12, help="at how many system calls a run is killed; 0: at all")
+    parser.addoption("--system-calls", type=int, default=6, help="at how many system calls a run is killed; 0: at all")
+    parser.addoption("--call-stride", type=int, default=4, help="a sweep fails one call in so many; 1: each")
     parser.addoption("--mutants", type=int, default=8, help="how many of the planted bugs are drawn; 0: all")
     parser.addoption("--seed", type=int, default=None, help="the seed of everything that a test draws by itself")
 
@@ -83,6 +78,11 @@ def crash_state_count(pytestconfig: pytest.Config) -> int:
 @pytest.fixture
 def workload_length(pytestconfig: pytest.Config) -> int:
     return int(pytestconfig.getoption("--workload-length"))
+
+
+@pytest.fixture
+def call_stride(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--call-stride"))
 
 
 @pytest.fixture

@@ -201,7 +201,7 @@ def test_every_flipped_bit_is_reported(made, generator):
     flips = Counter()
     for file, size in committed.items():
         content = Path(file).read_bytes()
-        stride = max(1, size // 150)
+        stride = max(1, size // 50)
         for place in range(generator.randrange(stride), size, stride):
             damaged = bytearray(content)
             damaged[place] ^= 1 << generator.randrange(8)
@@ -211,8 +211,8 @@ def test_every_flipped_bit_is_reported(made, generator):
         Path(file).write_bytes(content)
     assert verify(storage, str(path)).damaged == ()
     print("flips:", flips)
-    assert sum(flips.values()) > 1_500, flips
-    assert all(flips[kind] >= 140 for kind in ("man", "ids", "run", "key")), flips
+    assert sum(flips.values()) > 500, flips
+    assert all(flips[kind] >= 45 for kind in ("man", "ids", "run", "key")), flips
 
 
 def check_reported(storage, path, file, place):

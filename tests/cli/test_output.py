@@ -49,20 +49,23 @@ def started(directory: Path, *arguments: str, stdout, unbuffered: bool = False, 
     return done.returncode, done.stdout, done.stderr.decode("utf-8", "replace")
 
 
-@pytest.mark.parametrize("unbuffered", [False, True], ids=["buffered", "unbuffered"])
+WRITING = [
+    "log replay log",
+    "log replay log --stop 3",
+    "log replay log --format arrow",
+    "log ls log",
+    "log verify log",
+    "checkpoint ls grün",
+    "checkpoint show grün",
+    "--help",
+    "--version",
+]
+"""Tables, rows as text and as bytes, more and less than a buffer holds, and what argparse prints."""
+
+
 @pytest.mark.parametrize(
-    "command",
-    [
-        "log replay log",
-        "log replay log --stop 3",
-        "log replay log --format arrow",
-        "log ls log",
-        "log verify log",
-        "checkpoint ls grün",
-        "checkpoint show grün",
-        "--help",
-        "--version",
-    ],
+    ("command", "unbuffered"),
+    [*((command, False) for command in WRITING), *((command, True) for command in WRITING[:3]), ("--help", True)],
 )
 def test_a_full_disk_is_told_in_one_line(directory, command, unbuffered):
     path, mode, reason = NOWHERE

@@ -45,7 +45,7 @@ def test_a_suspended_owner_that_comes_back_changes_nothing(
         made = {check.pattern for check in making}
         others = [check for check in checks if check.pattern not in made]
         plan = chosen(making, len(made), generator) + chosen(others, min(system_calls, len(kinds - made)), generator)
-        plan += chosen(calls, system_calls // 8, generator)
+        plan += chosen(calls, -(-system_calls // 8), generator)
         woken: Counter[int] = Counter()
         left: Counter[str] = Counter()
         for call in plan:

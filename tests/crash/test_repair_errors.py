@@ -5,11 +5,12 @@ then tells of the damage or of the repair; the next repair succeeds, after a kil
 goes on as if nothing had happened.
 """
 
-import errno
 import re
 from collections import Counter
+from itertools import count
 
 import pytest
+from crash.failures import FAILURES
 from runtime.damaged_states import damaged_disk, output_of, simulated
 
 from engine.checkpoint.inspection import verify
@@ -36,14 +37,12 @@ def kept(storage):
     return {name: data for name, data in storage.contents().items() if not REPLACED.fullmatch(name)}
 
 
-@pytest.mark.parametrize("times", [1, None], ids=["once", "for ever"])
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
-def test_the_nth_call_fails(damaged, number, times):
+@pytest.mark.parametrize(("turn", "number", "times"), FAILURES)
+def test_the_nth_call_fails(damaged, turn, number, times, call_stride):
     base, victim, expected = damaged
     before = kept(base)
-    fired, seen, nth = Counter(), Counter(), 0
-    while True:
-        nth += 1
+    fired, seen = Counter(), Counter()
+    for runs, nth in enumerate(count(1 + turn % call_stride, call_stride)):
         storage = SimulatedStorage(nth, faults=[FailCall("*", errno=number, nth=nth, times=times)], disk=base.disk())
         failure = None
         try:
@@ -61,21 +60,21 @@ def test_the_nth_call_fails(damaged, number, times):
         assert before == {name: now.get(name) for name in before}, nth
         assert all(NEW.fullmatch(name) for name in now.keys() - before.keys()), nth
         seen["failed" if failure else "went on", "as before" if found else "repaired"] += 1
-        reached = after.crash() if nth % 2 else after
+        reached = after.crash() if runs % 2 else after
         found = [file.path for file in verify(reached, STATE).damaged]
         assert found in ([], [victim]), nth
         assert [file.path for file in simulated(reached, mend=True, rows=ROWS).damaged] == found, nth
         assert verify(reached, STATE).damaged == (), nth
         assert not reached.exists(f"{STATE}/repair")
-        if nth % 20 < 2:
+        if runs % 5 == 0:
             simulated(reached, rows=ROWS)
             assert output_of(reached.crash()) == expected, nth
             seen["gone on"] += 1
-    print(f"{nth - 1} runs: {dict(seen)}; {dict(fired)}")
-    assert {name.split()[0] for name in fired} >= {
+    print(f"{runs} runs: {dict(seen)}; {dict(fired)}")
+    assert call_stride > 1 or {name.split()[0] for name in fired} >= {
         *("make_directory", "sync_directory", "lock", "check", "list", "create", "append", "sync", "rename", "unlink"),
         *("open", "pread", "remove_directory"),
     }
-    assert seen["failed", "as before"] > 80
-    assert seen["went on", "repaired"] > 5
-    assert seen["gone on"] > 10
+    assert seen["failed", "as before"] > 80 // call_stride
+    assert seen["went on", "repaired"] > 5 // call_stride
+    assert seen["gone on"] > 20 // call_stride
