@@ -21,6 +21,7 @@ else:
     compile_args = [
         "-std=c++17",
         "-O3",
+        "-g0",  # Python's own -g makes wheels ten times as large, and a quarter longer to compile
         "-fvisibility=hidden",
         "-fno-math-errno",
         "-Wall",
