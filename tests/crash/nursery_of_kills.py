@@ -12,11 +12,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pyarrow.parquet as pq
-from crash import model
-from crash.jobs import Job
+from crash import jobs, model
 
 from engine.checkpoint import manifest
 
@@ -24,16 +23,16 @@ KILLED = -signal.SIGKILL
 
 
 class Zygote:
-    """The process that forks the jobs. ``run`` gives a job's exit status: 0, or ``KILLED``."""
+    """The process that forks the jobs of a module. ``run`` gives a job's exit status: 0, or ``KILLED``."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, module: str = jobs.__file__) -> None:
         script = Path(__file__).with_name("zygote.py")
         self._log = log.open("w")
         self._process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+            [sys.executable, str(script), module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
 
-    def run(self, job: Job, *, kill_after_s: float | None = None, stopped: Callable[[int], None] | None = None) -> int:
+    def run(self, job: Any, *, kill_after_s: float | None = None, stopped: Callable[[int], None] | None = None) -> int:
         """Run a job to its end, or kill it after a time; ``stopped`` is given its pid whenever it has been stopped."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -1,24 +1,19 @@
 """Whole pipelines into databases: resumed, busy, interrupted at every step of a commit, and checked before they run."""
 
 import dataclasses
-import json
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import sql_jobs
+from crash.nursery_of_kills import KILLED
 from databases import ids, marks
 from sql_jobs import Job
 
 import engine
 from engine import sources
 from engine.errors import PipelineError, SinkError
-
-JOB = Path(sql_jobs.__file__)
-
 
 @pytest.fixture
 def job(database, tmp_path):
@@ -33,11 +28,6 @@ def _soon_again(monkeypatch):
 def check_exactly_once(database, job):
     found = database.arrow(f'SELECT id, text FROM "{job.table}" ORDER BY id')
     assert found.to_pydict() == sql_jobs.rows_of(job).to_pydict()
-
-
-def start(job, **changes):
-    arguments = json.dumps(dataclasses.asdict(dataclasses.replace(job, **changes)))
-    return subprocess.run([sys.executable, JOB, arguments], capture_output=True, text=True, check=False)
 
 
 def test_a_pipeline_resumes_where_it_ended(database, job):
@@ -84,9 +74,8 @@ def test_an_exception_at_a_step_of_the_commit(database, job, event):
     ("event", "occurrence"),
     [("commit.prepared", 2), ("commit.committed", 2), ("insert", 5), ("commit.published", 2), ("commit.acked", 2)],
 )
-def test_killed_at_a_step_of_the_commit(database, job, event, occurrence):
-    killed = start(job, kill_at=event, kill_on=occurrence)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+def test_killed_at_a_step_of_the_commit(database, zygote, job, event, occurrence):
+    assert zygote.run(dataclasses.replace(job, kill_at=event, kill_on=occurrence)) == KILLED
     committed = 2 if event in ("commit.published", "commit.acked") else 1
     assert [epoch for _, _, epoch in marks(database)] == [committed]
     assert len(ids(database)) == len(set(ids(database)))
@@ -94,14 +83,12 @@ def test_killed_at_a_step_of_the_commit(database, job, event, occurrence):
     check_exactly_once(database, job)
 
 
-def test_killed_again_in_every_recovery(database, job):
+def test_killed_again_in_every_recovery(database, zygote, job):
     for _ in range(2):
-        killed = start(job, kill_at="insert", kill_on=2)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert zygote.run(dataclasses.replace(job, kill_at="insert", kill_on=2)) == KILLED
         assert ids(database) == []
     for event in ("commit.published", "commit.acked"):
-        killed = start(job, kill_at=event)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert zygote.run(dataclasses.replace(job, kill_at=event)) == KILLED
     sql_jobs.run(job)
     check_exactly_once(database, job)
 
