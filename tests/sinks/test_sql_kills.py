@@ -112,7 +112,7 @@ def test_a_server_that_is_killed_right_after_a_commit_has_kept_it(server, tmp_pa
 
 
 def test_a_server_that_is_killed_at_random_moments(server, tmp_path, generator):
-    database, job = job_on(server, "random", tmp_path, rows=60_000, commit_every_rows=1_000)
+    database, job = job_on(server, "random", tmp_path, rows=24_000, commit_every_rows=1_000)
     before, failed = server.kills, 0
     for _ in range(SERVER_KILLS):
         killer = Killer(server, commits=generator.randint(1, 4), after_s=generator.uniform(0, 0.04))

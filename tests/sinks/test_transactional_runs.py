@@ -17,7 +17,7 @@ from engine.errors import PipelineError, SinkError
 
 @pytest.fixture
 def job(database, tmp_path):
-    return Job(kind=database.kind, database=database.database, state=str(tmp_path / "state"), rows=10_000)
+    return Job(kind=database.kind, database=database.database, state=str(tmp_path / "state"), rows=6_000)
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +37,10 @@ def test_a_pipeline_resumes_where_it_ended(database, job):
     assert report.output_files is None
     assert report.epochs >= 3
     check_exactly_once(database, job)
-    more = dataclasses.replace(job, rows=14_000)
+    more = dataclasses.replace(job, rows=8_000)
     again = sql_jobs.run(more)
     assert again.resumed_at_epoch == report.epochs
-    assert again.this_run.rows_out == 4_000
+    assert again.this_run.rows_out == 2_000
     check_exactly_once(database, more)
     [(_, table, epoch)] = marks(database)
     assert table == "events"
@@ -176,7 +176,7 @@ def test_a_lost_state_directory_is_refused(database, job, tmp_path):
 def test_an_older_copy_of_the_state_directory_is_refused(database, job, tmp_path):
     sql_jobs.run(job)
     subprocess.run(["cp", "-r", job.state, tmp_path / "backup"], check=True)
-    more = dataclasses.replace(job, rows=14_000)
+    more = dataclasses.replace(job, rows=8_000)
     sql_jobs.run(more)
     with pytest.raises(SinkError, match=r"ahead of epoch \d+, the last that the state\s+directory knows"):
         sql_jobs.run(dataclasses.replace(more, state=str(tmp_path / "backup")))
