@@ -26,10 +26,10 @@ class Zygote:
     """The process that forks the jobs of a module. ``run`` gives a job's exit status: 0, or ``KILLED``."""
 
     def __init__(self, log: Path, module: str = jobs.__file__) -> None:
-        script = Path(__file__).with_name("zygote.py")
+        command = [sys.executable, str(Path(__file__).with_name("zygote.py")), module]
         self._log = log.open("w")
         self._process = subprocess.Popen(
-            [sys.executable, str(script), module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
 
     def run(self, job: Any, *, kill_after_s: float | None = None, stopped: Callable[[int], None] | None = None) -> int:
@@ -47,6 +47,10 @@ class Zygote:
             assert stopped is not None
             stopped(pid)
         return int(said)
+
+    def said(self) -> str:
+        """What the jobs wrote to their standard error, such as why they ended."""
+        return Path(self._log.name).read_text()
 
     def __enter__(self) -> Self:
         return self

@@ -37,7 +37,7 @@ def test_a_process_that_writes_to_sqlite_is_killed_at_random_moments(tmp_path, z
         job = Job("sqlite", database.database, str(directory / "state"), rows=40_000, commit_every_rows=1_000)
         expected = rows_expected(job)
         while status := zygote.run(job, kill_after_s=generator.uniform(0.02, 0.4) if kills < KILLS else None):
-            assert status == KILLED
+            assert status == KILLED, zygote.said()
             kills += 1
             met |= check_cut_short(database, job, expected)
         assert rows_in(database) == expected

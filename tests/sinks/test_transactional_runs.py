@@ -15,6 +15,7 @@ import engine
 from engine import sources
 from engine.errors import PipelineError, SinkError
 
+
 @pytest.fixture
 def job(database, tmp_path):
     return Job(kind=database.kind, database=database.database, state=str(tmp_path / "state"), rows=6_000)
@@ -75,7 +76,7 @@ def test_an_exception_at_a_step_of_the_commit(database, job, event):
     [("commit.prepared", 2), ("commit.committed", 2), ("insert", 5), ("commit.published", 2), ("commit.acked", 2)],
 )
 def test_killed_at_a_step_of_the_commit(database, zygote, job, event, occurrence):
-    assert zygote.run(dataclasses.replace(job, kill_at=event, kill_on=occurrence)) == KILLED
+    assert zygote.run(dataclasses.replace(job, kill_at=event, kill_on=occurrence)) == KILLED, zygote.said()
     committed = 2 if event in ("commit.published", "commit.acked") else 1
     assert [epoch for _, _, epoch in marks(database)] == [committed]
     assert len(ids(database)) == len(set(ids(database)))
@@ -85,10 +86,10 @@ def test_killed_at_a_step_of_the_commit(database, zygote, job, event, occurrence
 
 def test_killed_again_in_every_recovery(database, zygote, job):
     for _ in range(2):
-        assert zygote.run(dataclasses.replace(job, kill_at="insert", kill_on=2)) == KILLED
+        assert zygote.run(dataclasses.replace(job, kill_at="insert", kill_on=2)) == KILLED, zygote.said()
         assert ids(database) == []
     for event in ("commit.published", "commit.acked"):
-        assert zygote.run(dataclasses.replace(job, kill_at=event)) == KILLED
+        assert zygote.run(dataclasses.replace(job, kill_at=event)) == KILLED, zygote.said()
     sql_jobs.run(job)
     check_exactly_once(database, job)
 
