@@ -3,7 +3,7 @@
 Laws
     - The interruption is raised in the caller's thread, before the n-th function begins; other threads go on.
     - Destructors and the callbacks of weak references are left alone, and no garbage is collected meanwhile: what they
-      raise is lost.
+      raise is lost. So are imports: what ends within one keeps its lock, and every other thread that imports waits.
     - It is no ``Exception``: code that retries on errors does not take it for one. What is not Python may, such as a
       database that reads rows from us: an error behind the interruption is the interruption.
 """
@@ -15,7 +15,7 @@ from types import FrameType
 
 __all__ = ["Interrupted", "count_calls", "interrupt"]
 
-_LEFT_ALONE = {"weakref", "_weakrefset"}
+_LEFT_ALONE = {"weakref", "_weakrefset", "importlib._bootstrap"}
 
 
 class Interrupted(BaseException):
@@ -41,7 +41,7 @@ def _profiled(fn: Callable[[], object], at: int) -> int:
 
     def count(frame: FrameType, event: str, function: object) -> None:
         nonlocal calls
-        if event not in ("call", "c_call") or frame is own or _in_destructor(frame):
+        if event not in ("call", "c_call") or frame is own or _left_alone(frame):
             return
         calls += 1
         if calls == at + 1:
@@ -64,7 +64,7 @@ def _profiled(fn: Callable[[], object], at: int) -> int:
     return calls
 
 
-def _in_destructor(frame: FrameType | None) -> bool:
+def _left_alone(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code.co_name == "__del__" or frame.f_globals.get("__name__") in _LEFT_ALONE:
             return True

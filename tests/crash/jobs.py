@@ -22,6 +22,7 @@ import engine
 from engine import sinks, sources
 from engine._runtime.repair import repair_async
 from engine._runtime.run import Options, execute
+from engine.errors import EngineError
 from engine.source import Reader
 from engine.testing.determinism import run_deterministically
 from engine.testing.inline_threads import Delay, InlineBackground, InlineWorkers
@@ -189,6 +190,14 @@ def lift(limits: dict[str, int]) -> None:
         number = getattr(resource, name)
         most = resource.getrlimit(number)[1]
         resource.setrlimit(number, (most, most))
+
+
+def failed(job: Job, error: BaseException) -> int:
+    """The exit status of a job that raised."""
+    lift(job.limits)
+    if isinstance(error, EngineError):
+        return REFUSED
+    return OUT_OF_MEMORY if isinstance(error, MemoryError) else 70
 
 
 def pipeline(job: Job) -> engine.Pipeline:

@@ -12,11 +12,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pyarrow.parquet as pq
-from crash import model
-from crash.jobs import Job
+from crash import jobs, model
 
 from engine.checkpoint import manifest
 
@@ -24,16 +23,16 @@ KILLED = -signal.SIGKILL
 
 
 class Zygote:
-    """The process that forks the jobs. ``run`` gives a job's exit status: 0, or ``KILLED``."""
+    """The process that forks the jobs of a module. ``run`` gives a job's exit status: 0, or ``KILLED``."""
 
-    def __init__(self, log: Path) -> None:
-        script = Path(__file__).with_name("zygote.py")
+    def __init__(self, log: Path, module: str = jobs.__file__) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("zygote.py")), module]
         self._log = log.open("w")
         self._process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
 
-    def run(self, job: Job, *, kill_after_s: float | None = None, stopped: Callable[[int], None] | None = None) -> int:
+    def run(self, job: Any, *, kill_after_s: float | None = None, stopped: Callable[[int], None] | None = None) -> int:
         """Run a job to its end, or kill it after a time; ``stopped`` is given its pid whenever it has been stopped."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -48,6 +47,10 @@ class Zygote:
             assert stopped is not None
             stopped(pid)
         return int(said)
+
+    def said(self) -> str:
+        """What the jobs wrote to their standard error, such as why they ended."""
+        return Path(self._log.name).read_text()
 
     def __enter__(self) -> Self:
         return self

@@ -1,27 +1,23 @@
 """A process that has everything imported and forks a child for each job, so that a thousand kills take minutes.
 
+    python zygote.py <the file of a module that has Job, run and failed>
+
 It reads one JSON object a line from its standard input (the fields of a job), forks, answers with the child's pid,
-says so whenever the child has been stopped, and, when it has ended, answers with its exit status. It never starts a
-thread itself, so that forking is safe.
+says so whenever the child has been stopped, and, when it has ended, answers with its exit status: that of ``failed``
+where the job raised. It never starts a thread itself, so that forking is safe; nor may the module, which imports
+libraries and uses none of them before it runs a job.
 """
 
+import importlib
 import json
 import os
 import sys
 import traceback
-
-import jobs
-
-from engine.errors import EngineError
+from pathlib import Path
+from types import ModuleType
 
 
-def status_of(error: BaseException) -> int:
-    if isinstance(error, EngineError):
-        return jobs.REFUSED
-    return jobs.OUT_OF_MEMORY if isinstance(error, MemoryError) else 70
-
-
-def serve() -> None:
+def serve(jobs: ModuleType) -> None:
     for line in sys.stdin:
         job = jobs.Job(**json.loads(line))
         pid = os.fork()
@@ -31,8 +27,7 @@ def serve() -> None:
                 jobs.run(job)
                 status = 0
             except BaseException as error:
-                status = status_of(error)
-                jobs.lift(job.limits)
+                status = jobs.failed(job, error)
                 traceback.print_exc()
             finally:
                 sys.stderr.flush()
@@ -46,4 +41,6 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    file = Path(sys.argv[1])
+    sys.path.insert(0, str(file.parent))
+    serve(importlib.import_module(file.stem))

@@ -7,6 +7,8 @@ import os
 from itertools import count
 
 import pytest
+import sql_jobs
+from crash.nursery_of_kills import Zygote
 from databases import Duckdb, Postgres, Sqlite
 from postgres_server import PostgresServer, programs
 
@@ -27,6 +29,13 @@ def postgres_server():
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory):
+    """Runs jobs into databases in processes that can be killed."""
+    with Zygote(tmp_path_factory.mktemp("zygote") / "zygote.log", sql_jobs.__file__) as started:
+        yield started
 
 
 @pytest.fixture(params=["sqlite", "duckdb", "postgres"])

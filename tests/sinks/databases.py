@@ -81,24 +81,29 @@ class Postgres:
 
     def __init__(self, server, name):
         """A schema of its own: it takes no time, where a database would take half a second."""
-        self.database = server.uri()
-        self.execute(f"CREATE SCHEMA {name}")
         self.database = server.uri(schema=name)
+        self._server = server
+        self._schema = name
+        self.execute(f"CREATE SCHEMA {name}")
 
     def sink(self, table="events", mode="error"):
         return sinks.postgres(self.database, table=table, mode=mode)
 
     def execute(self, sql):
-        connect = adbc_driver_postgresql.dbapi.connect
-        with closing(connect(self.database, autocommit=True)) as connection, connection.cursor() as cursor:
+        with self._cursor() as cursor:
             cursor.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
     def arrow(self, sql):
-        connect = adbc_driver_postgresql.dbapi.connect
-        with closing(connect(self.database)) as connection, connection.cursor() as cursor:
+        with self._cursor() as cursor:
             cursor.execute(sql)
             return cursor.fetch_arrow_table()
+
+    @contextmanager
+    def _cursor(self):
+        with self._server.connection().cursor() as cursor:
+            cursor.execute(f"SET search_path TO {self._schema}")
+            yield cursor
 
     @contextmanager
     def blocked(self):

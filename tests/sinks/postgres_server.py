@@ -9,6 +9,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import adbc_driver_postgresql.dbapi
+
 
 def programs():
     """The directory of ``initdb`` and ``postgres``, where Debian and others put it; None where there is none."""
@@ -27,6 +29,7 @@ class PostgresServer:
         self.directory = Path(tempfile.mkdtemp(prefix="engine-postgres-"))
         self.kills = 0
         self._process = None
+        self._connection = None
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
@@ -52,6 +55,12 @@ class PostgresServer:
         while self._run("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port), check=False):
             assert self._process.poll() is None, (self.directory / "log").read_text()
 
+    def connection(self):
+        """One of the tests' own, which they share: to connect takes longer than all that a test looks at."""
+        if self._connection is None:
+            self._connection = adbc_driver_postgresql.dbapi.connect(self.uri(), autocommit=True)
+        return self._connection
+
     def kill(self):
         """SIGKILL to the server and every process that it forked."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
@@ -61,6 +70,7 @@ class PostgresServer:
             except ProcessLookupError:
                 continue
         self._process.wait()
+        self._disconnect()
         self.kills += 1
 
     @property
@@ -68,10 +78,16 @@ class PostgresServer:
         return self._process.poll() is None
 
     def remove(self):
+        self._disconnect()
         if self._process is not None and self.running:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait()
         shutil.rmtree(self.directory)
+
+    def _disconnect(self):
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _run(self, program, *arguments, check=True):
         done = subprocess.run(

@@ -1,16 +1,15 @@
 """A whole pipeline into a database, as the processes run it that are killed: importable without pytest.
 
-    python sql_jobs.py '{"kind": "sqlite", …}'      says "ready" when all is imported, then runs
-
-Where it is to be killed at an exact point, it sends SIGKILL to itself there; nothing is closed or unwound then.
+All drivers are imported, and none is used before a job runs: the process that forks the jobs imports them once. Where
+a job is to be killed at an exact point, it sends SIGKILL to itself there; nothing is closed or unwound then.
 """
 
 import dataclasses
-import json
 import os
 import signal
-import sys
 
+import adbc_driver_postgresql.dbapi  # noqa: F401
+import duckdb  # noqa: F401
 import pyarrow as pa
 import trio
 
@@ -54,17 +53,22 @@ def pipeline(job):
     return read.key_by("id", partitions=job.partitions).write(sink)
 
 
-def run(job, instrument=lambda event, /, **fields: None):
-    """Run the job in this process."""
+def run(job, instrument=None):
+    """Run the job in this process, to its end or to its kill."""
     built = pipeline(job)
     options = Options(
         state=job.state,
         memory="16MiB",
         commit_every_s=3600,
         commit_every_bytes=job.commit_every_rows * ROW_BYTES,
-        instrument=instrument,
+        instrument=instrument or Executioner(job),
     )
     return trio.run(execute, built, built.graph.sink, options)
+
+
+def failed(job, error):
+    """The exit status of a job that raised."""
+    return 70
 
 
 class Executioner:
@@ -73,6 +77,8 @@ class Executioner:
     def __init__(self, job):
         self._job = job
         self._seen = 0
+        if job.kill_at == "insert":
+            self._note_inserts()
 
     def __call__(self, event, /, **fields):
         if event == self._job.kill_at:
@@ -80,20 +86,11 @@ class Executioner:
             if self._seen == self._job.kill_on:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    def _note_inserts(self):
+        reading = Segments.reading
 
-def main():
-    job = Job(**json.loads(sys.argv[1]))
-    executioner = Executioner(job)
-    reading = Segments.reading
+        def reading_noted(segments, handle):
+            self("insert")
+            return reading(segments, handle)
 
-    def reading_noted(self, handle):
-        executioner("insert")
-        return reading(self, handle)
-
-    Segments.reading = reading_noted
-    print("ready", flush=True)
-    run(job, executioner)
-
-
-if __name__ == "__main__":
-    main()
+        Segments.reading = reading_noted

@@ -37,7 +37,7 @@ def test_our_sinks_of_databases(database, mode):
         [(_, _, committed)] = marks(database)
         return [name for name in os.listdir(opened[-1].directory) if int(name.split("-")[0]) > committed]
 
-    check_sink(make_sink, read_rows=read_rows, staged=staged, shared=mode == "append", interruptions=5)
+    check_sink(make_sink, read_rows=read_rows, staged=staged, shared=mode == "append", interruptions=2)
     assert len({sink.directory for sink in opened}) == 1
     assert {sink.pipeline for sink in opened} == {"check_sink"}
     assert len(opened) > 15

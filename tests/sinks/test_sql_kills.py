@@ -1,26 +1,21 @@
 """SIGKILL at any moment: of the process that writes to SQLite, and of the PostgreSQL server that is written to."""
 
-import dataclasses
-import json
-import select
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sql_jobs
+from crash.nursery_of_kills import KILLED
 from databases import Postgres, Sqlite
 from sql_jobs import Job
 
 from engine.errors import SinkError
 from engine.sinks.segments import Segments
 
-KILLS = 12
-SERVER_KILLS = 4
+KILLS = 8
+SERVER_KILLS = 3
 
 
 def rows_in(database):
@@ -32,20 +27,7 @@ def rows_expected(job):
     return list(enumerate(sql_jobs.rows_of(job).column("text").to_pylist()))
 
 
-def run_and_kill(job, after_s):
-    """Run the job in a process; kill it so long after it began, or never. Its exit status."""
-    command = [sys.executable, sql_jobs.__file__, json.dumps(dataclasses.asdict(job))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"ready\n", process.stderr.read()
-        ended, _, _ = select.select([process.stdout], [], [], after_s)
-        if not ended:
-            process.kill()
-        _, message = process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL), message.decode()
-    return process.returncode
-
-
-def test_a_process_that_writes_to_sqlite_is_killed_at_random_moments(tmp_path, generator):
+def test_a_process_that_writes_to_sqlite_is_killed_at_random_moments(tmp_path, zygote, generator):
     kills, rounds, met = 0, 0, set()
     while kills < KILLS:
         rounds += 1
@@ -54,7 +36,8 @@ def test_a_process_that_writes_to_sqlite_is_killed_at_random_moments(tmp_path, g
         database = Sqlite(directory)
         job = Job("sqlite", database.database, str(directory / "state"), rows=40_000, commit_every_rows=1_000)
         expected = rows_expected(job)
-        while run_and_kill(job, generator.uniform(0.02, 0.4) if kills < KILLS else None) != 0:
+        while status := zygote.run(job, kill_after_s=generator.uniform(0.02, 0.4) if kills < KILLS else None):
+            assert status == KILLED, zygote.said()
             kills += 1
             met |= check_cut_short(database, job, expected)
         assert rows_in(database) == expected
@@ -129,7 +112,7 @@ def test_a_server_that_is_killed_right_after_a_commit_has_kept_it(server, tmp_pa
 
 
 def test_a_server_that_is_killed_at_random_moments(server, tmp_path, generator):
-    database, job = job_on(server, "random", tmp_path, rows=60_000, commit_every_rows=1_000)
+    database, job = job_on(server, "random", tmp_path, rows=24_000, commit_every_rows=1_000)
     before, failed = server.kills, 0
     for _ in range(SERVER_KILLS):
         killer = Killer(server, commits=generator.randint(1, 4), after_s=generator.uniform(0, 0.04))

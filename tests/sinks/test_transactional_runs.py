@@ -1,15 +1,13 @@
 """Whole pipelines into databases: resumed, busy, interrupted at every step of a commit, and checked before they run."""
 
 import dataclasses
-import json
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import sql_jobs
+from crash.nursery_of_kills import KILLED
 from databases import ids, marks
 from sql_jobs import Job
 
@@ -17,12 +15,10 @@ import engine
 from engine import sources
 from engine.errors import PipelineError, SinkError
 
-JOB = Path(sql_jobs.__file__)
-
 
 @pytest.fixture
 def job(database, tmp_path):
-    return Job(kind=database.kind, database=database.database, state=str(tmp_path / "state"), rows=10_000)
+    return Job(kind=database.kind, database=database.database, state=str(tmp_path / "state"), rows=6_000)
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +31,6 @@ def check_exactly_once(database, job):
     assert found.to_pydict() == sql_jobs.rows_of(job).to_pydict()
 
 
-def start(job, **changes):
-    arguments = json.dumps(dataclasses.asdict(dataclasses.replace(job, **changes)))
-    return subprocess.run([sys.executable, JOB, arguments], capture_output=True, text=True, check=False)
-
-
 def test_a_pipeline_resumes_where_it_ended(database, job):
     report = sql_jobs.run(job)
     assert report.guarantee == "exactly-once"
@@ -47,10 +38,10 @@ def test_a_pipeline_resumes_where_it_ended(database, job):
     assert report.output_files is None
     assert report.epochs >= 3
     check_exactly_once(database, job)
-    more = dataclasses.replace(job, rows=14_000)
+    more = dataclasses.replace(job, rows=8_000)
     again = sql_jobs.run(more)
     assert again.resumed_at_epoch == report.epochs
-    assert again.this_run.rows_out == 4_000
+    assert again.this_run.rows_out == 2_000
     check_exactly_once(database, more)
     [(_, table, epoch)] = marks(database)
     assert table == "events"
@@ -84,9 +75,8 @@ def test_an_exception_at_a_step_of_the_commit(database, job, event):
     ("event", "occurrence"),
     [("commit.prepared", 2), ("commit.committed", 2), ("insert", 5), ("commit.published", 2), ("commit.acked", 2)],
 )
-def test_killed_at_a_step_of_the_commit(database, job, event, occurrence):
-    killed = start(job, kill_at=event, kill_on=occurrence)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+def test_killed_at_a_step_of_the_commit(database, zygote, job, event, occurrence):
+    assert zygote.run(dataclasses.replace(job, kill_at=event, kill_on=occurrence)) == KILLED, zygote.said()
     committed = 2 if event in ("commit.published", "commit.acked") else 1
     assert [epoch for _, _, epoch in marks(database)] == [committed]
     assert len(ids(database)) == len(set(ids(database)))
@@ -94,14 +84,12 @@ def test_killed_at_a_step_of_the_commit(database, job, event, occurrence):
     check_exactly_once(database, job)
 
 
-def test_killed_again_in_every_recovery(database, job):
+def test_killed_again_in_every_recovery(database, zygote, job):
     for _ in range(2):
-        killed = start(job, kill_at="insert", kill_on=2)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert zygote.run(dataclasses.replace(job, kill_at="insert", kill_on=2)) == KILLED, zygote.said()
         assert ids(database) == []
     for event in ("commit.published", "commit.acked"):
-        killed = start(job, kill_at=event)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert zygote.run(dataclasses.replace(job, kill_at=event)) == KILLED, zygote.said()
     sql_jobs.run(job)
     check_exactly_once(database, job)
 
@@ -189,7 +177,7 @@ def test_a_lost_state_directory_is_refused(database, job, tmp_path):
 def test_an_older_copy_of_the_state_directory_is_refused(database, job, tmp_path):
     sql_jobs.run(job)
     subprocess.run(["cp", "-r", job.state, tmp_path / "backup"], check=True)
-    more = dataclasses.replace(job, rows=14_000)
+    more = dataclasses.replace(job, rows=8_000)
     sql_jobs.run(more)
     with pytest.raises(SinkError, match=r"ahead of epoch \d+, the last that the state\s+directory knows"):
         sql_jobs.run(dataclasses.replace(more, state=str(tmp_path / "backup")))

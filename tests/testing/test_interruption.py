@@ -1,5 +1,6 @@
-"""Interrupting a call: at every place once, never in a destructor, and nothing of it stays behind."""
+"""Interrupting a call: at every place once, never in a destructor or an import, and nothing of it stays behind."""
 
+import _imp
 import gc
 import sys
 import weakref
@@ -88,6 +89,20 @@ def test_destructors_and_weak_references_come_to_their_end():
     for place in range(calls):
         assert interrupt(work, place)
     assert len(ended) > before
+
+
+def test_imports_come_to_their_end_and_let_go_of_their_lock():
+    def work():
+        sys.modules.pop("colorsys", None)
+        import colorsys
+
+        colorsys.rgb_to_hls(0, 0, 0)
+
+    calls = count_calls(work)
+    for place in range(calls):
+        assert interrupt(work, place)
+        assert not _imp.lock_held(), place
+    assert calls < 10  # pop, rgb_to_hls, and what it calls itself
 
 
 def test_no_garbage_is_collected_meanwhile():

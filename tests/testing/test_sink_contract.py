@@ -39,10 +39,10 @@ def test_our_sinks_of_files(tmp_path, make, form, mode):
         read_rows=lambda: read_directory(target, form),
         staged=lambda: [name for name in os.listdir(tmp_path) if name != "out"],
         shared=mode == "append",
-        interruptions=25,
+        interruptions=8,
     )
-    # At least two instances for each interruption: all of them were tried.
-    assert len(opened) > 60
+    # Two instances for each interruption, beside 18 and more of the other laws: all of them were tried.
+    assert len(opened) > 32
 
 
 def test_our_sink_of_files_with_directories_by_a_column(tmp_path):
@@ -60,7 +60,7 @@ def test_our_sink_of_files_with_directories_by_a_column(tmp_path):
 
     # A reader finds the rows of one directory behind each other, not those of one partition.
     check_sink(
-        lambda: parquet(target, partition_by="odd"), read_rows=read, make_rows=rows, ordered=False, interruptions=25
+        lambda: parquet(target, partition_by="odd"), read_rows=read, make_rows=rows, ordered=False, interruptions=8
     )
 
 
@@ -79,7 +79,7 @@ def test_our_sink_of_a_log(tmp_path):
         lambda: log(target),
         read_rows=read,
         staged=lambda: os.listdir(target / "staging") if (target / "staging").exists() else [],
-        interruptions=25,
+        interruptions=8,
     )
 
 
