@@ -58,6 +58,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     watched = config.option.usepdb or config.option.capture == "no" or config.option.collectonly
     if everything and undecided and not watched and not hasattr(config, "workerinput"):
         config.option.numprocesses = os.cpu_count()
+        config.option.dist = "worksteal"  # tests of a file stay together, and share what is made for them
 
 
 @pytest.fixture
