@@ -78,11 +78,13 @@ SLOW = """
         return read.key_by("id", partitions=2).dedup("id", exact="bytes").write(engine.sinks.parquet({out!r}))
 """
 
-SIGNALS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+CTRL_C, SIGTERM = (signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")
 
 
-@pytest.mark.parametrize(("number", "code", "cause"), SIGNALS)
-@pytest.mark.parametrize("where", ["loading", "verifying", "replaying"])
+@pytest.mark.parametrize(
+    ("where", "number", "code", "cause"),
+    [("loading", *CTRL_C), ("verifying", *SIGTERM), ("replaying", *CTRL_C), ("replaying", *SIGTERM)],
+)
 def test_a_signal_ends_it_with_the_state_as_it_was(copy, where, number, code, cause):
     """It waits for a line that never comes; a map cannot be interrupted, and goes on at the end of the input."""
     (copy / "slow.py").write_text(textwrap.dedent(SLOW).format(where=where, out=str(copy / "out")))

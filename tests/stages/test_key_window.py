@@ -183,8 +183,7 @@ class Sluggish(Deferred):
         return super().submit(steps, priority=priority)
 
 
-@pytest.mark.parametrize("within", [250, None])
-@pytest.mark.parametrize("background", [Inline, Sluggish])
+@pytest.mark.parametrize(("within", "background"), [(250, Sluggish), (None, Inline)])
 def test_a_kill_between_any_two_file_operations_loses_and_repeats_nothing(tmp_path, within, background):
     chance = random.Random(1)
     epochs = [
