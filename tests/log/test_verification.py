@@ -1,5 +1,6 @@
 """Verification tells of every damaged segment of every partition, wherever the damage is; and changes nothing."""
 
+import errno
 import random
 from collections import Counter
 from itertools import combinations
@@ -116,6 +117,20 @@ def test_segments_that_are_gone_or_of_another_log(path, tmp_path):
             log.end(partition=1)
         except CorruptLog:
             assert (1, "partition-00001") in listed
+
+
+def test_a_segment_that_the_disk_does_not_give_is_told_of(path, monkeypatch):
+    victim, opened = segments(path)[1], Storage.open
+
+    def refusing(self, name, **options):
+        if name == str(victim):
+            raise OSError(errno.EIO, "Input/output error", name)
+        return opened(self, name, **options)
+
+    with Log(path, write=False) as log:
+        monkeypatch.setattr(Storage, "open", refusing)
+        found = [each for each in verify(log, Storage()) if each.damage is not None]
+    assert [(each.path, each.damage) for each in found] == [(victim.name, "it cannot be read: Input/output error")]
 
 
 def test_a_damaged_group_hides_no_segment(path, capsys):
