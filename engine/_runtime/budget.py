@@ -2,8 +2,9 @@
 
     one half     the keys that dedup keeps in memory, and the Bloom filters of its sealed runs
     one quarter  rows that sinks buffer until a row group is full
-    one eighth   rows that wait in channels
-    one eighth   rows that the exchange gathers, as many that it splits meanwhile, and idle buffers
+    one eighth   idle buffers: room for all that an exchange frees at once, or the next one pays for fresh pages
+    1/16         rows that wait in channels
+    1/16         rows that the exchange gathers, and as many that it splits meanwhile
 
 A share is split evenly among those who take part in it, so that no sum of them passes the budget.
 """
@@ -37,14 +38,14 @@ class Budget:
     @property
     def channel_bytes(self) -> int:
         """What may wait in one channel; a larger batch passes alone."""
-        return self.total_bytes // 8 // max(1, self.channels)
+        return self.total_bytes // 16 // max(1, self.channels)
 
     @property
     def exchange_bytes(self) -> int:
         """What batches may take that wait for others, and again what is being split meanwhile."""
-        return self.total_bytes // 64 * 3
+        return self.total_bytes // 32
 
     @property
     def idle_bytes(self) -> int:
         """What the pool of buffers may keep for reuse."""
-        return self.total_bytes // 32
+        return self.total_bytes // 8

@@ -1,7 +1,7 @@
 """Reading: the rows of one source into the pipeline, by a thread of its own.
 
 Laws
-    - Small reads travel together: they are joined on the reader's thread until they make half a batch, as a hop costs
+    - Small reads travel together: they are joined on the reader's thread until they make a batch, as a hop costs
       the same for ten rows as for 65,536. They make no more bytes than an epoch may have.
     - No row waits longer for others than ``LINGER_S``: where the reader blocks, what it gave before is sent without it.
     - Rows are sent in the order in which they were read, each batch with the offset behind its last row.
@@ -25,10 +25,10 @@ from engine.source import Read, Reader
 
 __all__ = ["SourceReading"]
 
-TRAVEL_ROWS = 32_768
-"""Rows that are worth a hop: half of what a source may give at once."""
+TRAVEL_ROWS = 65_536
+"""Rows that are worth a hop: as many as a source may give at once."""
 
-TRAVEL_BYTES = 4 << 20
+TRAVEL_BYTES = 8 << 20
 TRAVEL_READS = 4_096
 """However few rows they have: a source of empty batches must come back too."""
 
