@@ -26,7 +26,7 @@ from engine.testing.simulate import simulate
 from engine.testing.storage import PowerLost, SimulatedStorage
 from engine.testing.storage_faults import CutPower, FailCall
 
-STATES = 600
+STATES = 2_400
 """Ends of a run by a loss of power that a hunt visits."""
 
 SEEDS = 40
