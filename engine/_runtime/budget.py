@@ -3,8 +3,8 @@
     one half     the keys that dedup keeps in memory, and the Bloom filters of its sealed runs
     one quarter  rows that sinks buffer until a row group is full
     one eighth   idle buffers: room for all that an exchange frees at once, or the next one pays for fresh pages
-    1/16         rows that wait in channels
-    1/16         rows that the exchange gathers, and as many that it splits meanwhile
+    a sixteenth  rows that wait in channels
+    a sixteenth  rows that the exchange gathers, and as many that it splits meanwhile
 
 A share is split evenly among those who take part in it, so that no sum of them passes the budget.
 """
