@@ -352,10 +352,7 @@ def _each(element: Any) -> Iterator[pa.RecordBatch]:
 def _elements(data: Iterable[Any]) -> Iterator[pa.RecordBatch]:
     try:
         for element in data:
-            if isinstance(element, pa.RecordBatch):  # the usual case, and the quick one
-                yield element
-            else:
-                yield from _each(element)
+            yield from _each(element)
     finally:
         close = getattr(data, "close", None)
         if close is not None:
