@@ -260,6 +260,16 @@ def test_whole_ids_cost_nothing_more():
         assert seen.statistics().key_bytes == 0
 
 
+def at_rest(seen, directory):
+    """The files when a poll begins nothing any more: what a merge makes may be merged again, and what it read goes."""
+    seen._background.join()
+    files = None
+    while files != (files := sorted(directory.rglob("*"))):
+        seen._window._poll()
+        seen._background.join()
+    return files
+
+
 def test_a_forked_child_closes_at_once_and_leaves_the_files(tmp_path, monkeypatch):
     gate, begun, turn_taken, ended = (threading.Event() for _ in range(4))
     create = Storage.create
@@ -277,10 +287,7 @@ def test_a_forked_child_closes_at_once_and_leaves_the_files(tmp_path, monkeypatc
     with Deduplicator("id", memory="2MiB", spill=tmp_path) as seen:
         for first in range(0, 100_000, 1_000):
             seen.commit(seen.probe(batch_of(range(first, first + 1_000))).token)
-        seen._background.join()
-        seen._window._poll()
-        seen._background.join()
-        files = sorted(tmp_path.rglob("*"))
+        files = at_rest(seen, tmp_path)
         assert len(files) > 1
         monkeypatch.setattr(Storage, "create", held)
         rows = 100_000
