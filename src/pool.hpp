@@ -99,7 +99,7 @@ class Pool {
         const size_t capacity = size_class < 0 ? size_bytes : class_bytes(size_class);
         Header* header = size_class < 0 ? nullptr : take_idle(size_class);
         if (header == nullptr) {
-            header = allocate(capacity, size_class);
+            header = allocate(capacity, size_class, size_bytes);
             if (header == nullptr) return nullptr;
         }
         header->references.store(1, std::memory_order_relaxed);
@@ -188,11 +188,13 @@ class Pool {
         return size_class;
     }
 
-    static Header* allocate(size_t capacity, int size_class) {
+    // Only the bytes that were asked for are about to be written.
+    static Header* allocate(size_t capacity, int size_class, size_t asked_bytes) {
         const size_t size_bytes = capacity + kHeaderBytes + kPaddingBytes + kAlignmentBytes;
         const bool mapped = capacity >= kMappedFromBytes;
         void* allocation = mapped ? map_pages(size_bytes) : std::malloc(size_bytes);
         if (allocation == nullptr) return nullptr;
+        if (mapped) populate(allocation, kHeaderBytes + asked_bytes);
         const uintptr_t unaligned = reinterpret_cast<uintptr_t>(allocation);
         const uintptr_t start = (unaligned + kAlignmentBytes - 1) & ~uintptr_t{kAlignmentBytes - 1};
         Header* header = new (reinterpret_cast<void*>(start)) Header{};
