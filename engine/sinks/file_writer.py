@@ -209,6 +209,7 @@ class FileWriter:
             opened.encoder.write(rows)
         except FileFull:
             opened = self._append_apart(directory, rows)
+        opened.staged.flush()
         if self._limits.file_bytes is not None and opened.staged.size >= self._limits.file_bytes:
             self._finish(directory)
 
