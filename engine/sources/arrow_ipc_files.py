@@ -26,6 +26,7 @@ from engine.sources.arrow_ipc_metadata import (
 from engine.sources.file_listing import FileSet, InputFile, PathArgument, describe, edge_checksum, footer_checksum
 from engine.sources.file_source import FileSource, OpenFile
 from engine.sources.row_schema import found_schema
+from engine.sources.row_validation import validate_rows
 from engine.storage import open_input
 
 __all__ = ["ArrowIpcSource", "arrow_ipc"]
@@ -161,7 +162,7 @@ class _OpenIpcStream:
 def _checked(rows: pa.RecordBatch, message: Message) -> pa.RecordBatch:
     if rows.num_rows != message.row_count:
         raise ValueError("a batch has another number of rows than its metadata says")
-    rows.validate(full=True)
+    validate_rows(rows)
     return rows
 
 
