@@ -257,7 +257,11 @@ def _publication_skipped_in_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _barrier_without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.sinks.staged_file.StagedFile.finish", lambda self: self._file.close())
+    def unsynced(self) -> None:
+        self.flush()
+        self._file.close()
+
+    monkeypatch.setattr("engine.sinks.staged_file.StagedFile.finish", unsynced)
 
 
 def _acknowledged_early(monkeypatch: pytest.MonkeyPatch) -> None:
