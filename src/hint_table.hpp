@@ -131,7 +131,8 @@ class BucketPages {
     void grow() {
         pages_.reserve(pages_.size() + 1);
         // A small table stays small: its only page is filled by ordinary pages as they are touched.
-        pages_.push_back(static_cast<HintBucket*>(acquire_pages(kPageBytes, !pages_.empty())));
+        const Fill fill = pages_.empty() ? Fill::touched : Fill::huge;
+        pages_.push_back(static_cast<HintBucket*>(acquire_pages(kPageBytes, fill)));
     }
 
     // Gives back the pages above the first `count` buckets.

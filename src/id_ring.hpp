@@ -111,7 +111,8 @@ class IdRing {
   private:
     Id* new_chunk() {
         // A small ring stays small: its only chunk is filled by ordinary pages as they are touched.
-        Id* chunk = static_cast<Id*>(acquire_pages(chunk_ids() * sizeof(Id), chunks_ > 0));
+        const Fill fill = chunks_ > 0 ? Fill::at_once : Fill::touched;
+        Id* chunk = static_cast<Id*>(acquire_pages(chunk_ids() * sizeof(Id), fill));
         ++chunks_;
         return chunk;
     }

@@ -5,10 +5,11 @@
 //   once.
 // - `populate` takes memory in one call for pages that are about to be written, instead of by one fault for each. It is
 //   advice: a system that does not know it, or has no memory left, leaves them to be taken when touched.
-// - Fresh memory is never taken by huge pages. A virtual machine may have handed its free memory back to its host (free
-//   page reporting: whole huge pages), and then a fresh one costs 512 faults of the host: 1.1 to 2.6 s a GB, where small
-//   pages come first of what the host still holds: 0.3 to 0.7 s. Elsewhere huge ones save little: 0.13 s instead of 0.27.
-// - What lives long and is reached at random asks to be gathered into huge pages later, in the background.
+// - Fresh memory is taken by small pages. A virtual machine may have handed its free memory back to its host (free page
+//   reporting: whole huge pages), and then a fresh huge page costs 512 faults of the host: 1.1 to 2.6 s a GB, where
+//   small pages come first of what the host still holds: 0.3 to 0.7 s. Elsewhere huge ones save little: 0.13 s instead
+//   of 0.27. Only what is reached at random for every row is worth that; what is reached at random now and then asks to
+//   be gathered into huge pages later, in the background.
 #pragma once
 
 #include <cstddef>
@@ -86,16 +87,19 @@ inline void unmap_pages(void* pages, size_t) { std::free(pages); }
 
 #endif
 
+// How a piece is filled: as it is touched; at once, and gathered into huge pages later; or by huge pages.
+enum class Fill { touched, at_once, huge };
+
 // For structures that grow by pieces of one size and are reached at random: whole huge pages begin on a huge page's
-// border. `dense` pieces are about to be filled; small ones come from malloc. Throws std::bad_alloc.
-inline void* acquire_pages(size_t size_bytes, bool dense) {
+// border; small ones come from malloc. Throws std::bad_alloc.
+inline void* acquire_pages(size_t size_bytes, Fill fill) {
     if (size_bytes < kMappedFromBytes) return ::operator new(size_bytes, std::align_val_t(64));
     const bool whole = size_bytes % kHugePageBytes == 0;
     void* const pages = whole ? map_aligned(size_bytes) : map_pages(size_bytes);
     if (pages == nullptr) throw std::bad_alloc();
-    if (dense) populate(pages, size_bytes);
-    // After it, or the pages would be huge ones from the start.
-    if (dense && whole) advise_huge(pages, size_bytes);
+    if (fill == Fill::at_once) populate(pages, size_bytes);
+    // Behind `populate`, which would take huge pages otherwise.
+    if (fill != Fill::touched && whole) advise_huge(pages, size_bytes);
     return pages;
 }
 
