@@ -4,7 +4,7 @@ Measured on the whole job of 10 million rows with two worker threads: mimalloc, 
 that were freed on other threads than they were allocated on, and costs a tenth more CPU than jemalloc. Buffers move
 between threads all the time here, so jemalloc is used for the time of a run where Arrow was built with it, and gives
 back after a tenth of a second what was freed, instead of after a second. Buffers that outlive the run remember their
-own pool.
+own pool. Parquet's encoders cannot be given one: they keep to the choice that Arrow made when it was imported.
 """
 
 from collections.abc import Iterator

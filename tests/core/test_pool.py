@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
+import resource
 import threading
 from collections.abc import Iterator
 
@@ -164,3 +166,22 @@ def test_a_negative_size_is_refused(size: int) -> None:
 def test_memory_that_does_not_exist_is_a_memory_error() -> None:
     with pytest.raises(MemoryError, match="no memory for a buffer"):
         pool.Buffer(1 << 60)
+
+
+@pytest.mark.parametrize("size", [LARGE, 32 * LARGE])
+def test_a_fresh_block_is_filled_at_once(size: int) -> None:
+    if not _fills_at_once():
+        return  # this system fills pages as they are touched
+    buffer = pool.Buffer(size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    ctypes.memset(address(buffer), 1, size)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < size // mmap.PAGESIZE // 4
+
+
+def _fills_at_once() -> bool:
+    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:
+        try:
+            pages.madvise(23)  # MADV_POPULATE_WRITE
+        except (OSError, AttributeError):
+            return False
+    return True
