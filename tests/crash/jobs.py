@@ -34,6 +34,17 @@ OUT_OF_MEMORY = 4
 EXITED = 5
 """That of a job whose map leaves the process."""
 
+GAPS = (
+    "commit.barrier",
+    "commit.snapshotted",
+    "commit.prepared",
+    "commit.committed",
+    "commit.published",
+    "commit.acked",
+    "commit.finalized",
+)
+"""Between a barrier and step 1, between each step and the next, and behind step 6."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:

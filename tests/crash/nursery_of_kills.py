@@ -89,7 +89,9 @@ class Onlooker:
 
     def _look(self) -> None:
         seen: set[str] = set()
-        while not self._stop.wait(0.002):
+        last = False
+        while not last:
+            last = self._stop.wait(0.002)  # what is there in the end is looked at too
             names = set(os.listdir(self._output)) if self._output.is_dir() else set()
             fresh = sorted(names - seen)
             committed = self._last_commit() if fresh else 0

@@ -13,24 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from crash import model
-from crash.jobs import Job, split_into_files
+from crash.jobs import GAPS, Job, split_into_files
 from crash.nursery_of_kills import KILLED, Onlooker, Zygote
 
 from engine.testing.workload import redeliver
 
 FILES = 50
 MOST_ROUNDS = 20
-
-GAPS = (
-    "commit.barrier",
-    "commit.snapshotted",
-    "commit.prepared",
-    "commit.committed",
-    "commit.published",
-    "commit.acked",
-    "commit.finalized",
-)
-"""Between a barrier and step 1, between each step and the next, and behind step 6."""
 
 
 @dataclasses.dataclass
@@ -54,11 +43,19 @@ class Kill:
     on: int
     after_s: float | None
 
+    def sooner(self) -> "Kill":
+        """For a job that ended before it."""
+        return self if self.after_s is None else dataclasses.replace(self, after_s=self.after_s / 2)
+
+
+NO_KILL = Kill(None, 1, None)
+
 
 def plan_of(kills: int, gaps: tuple[str, ...], per_gap: int, generator: random.Random, longest_s: float) -> list[Kill]:
     planned = [Kill(gap, generator.randint(1, 2), None) for gap in gaps for _ in range(per_gap)]
     planned += [Kill(None, 1, generator.uniform(0.0, longest_s)) for _ in range(kills - len(planned))]
     generator.shuffle(planned)
+    planned.insert(-3, Kill("commit.committed", 1, None))  # so that most of the others are behind a first commit
     return planned
 
 
@@ -100,7 +97,7 @@ class Campaign:
         with Onlooker(directory / "output", directory / "state" / "events") as onlooker:
             status = KILLED
             while status == KILLED:
-                kill = remaining.pop() if remaining else Kill(None, 1, None)
+                kill = remaining.pop() if remaining else NO_KILL
                 before = Counter(self._events(directory))
                 status = self._zygote.run(
                     dataclasses.replace(job, kill_at=kill.at, kill_on=kill.on), kill_after_s=kill.after_s
@@ -109,8 +106,8 @@ class Campaign:
                 if status == KILLED:
                     kills += 1
                     self._note(kill, before)
-                elif kill.at is not None or kill.after_s is not None:
-                    remaining.append(kill)  # The job ended before it: it is owed to the next round.
+                elif kill != NO_KILL:
+                    remaining.append(kill.sooner())  # The job ended before it: it is owed to the next round.
         assert onlooker.faults == []
         assert onlooker.files_read > 0
         events = Counter(self._events(directory))

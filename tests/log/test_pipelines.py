@@ -4,15 +4,19 @@ import errno
 import multiprocessing
 import random
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import trio
+from crash import jobs
 
 import engine
 from engine import Log, Pipeline, sinks, sources
+from engine._runtime.run import Options, execute
 from engine.errors import EngineError, InputError, PipelineError, SinkError
 from engine.progress import Token
 from engine.sinks.durable_log import LogSink
@@ -20,6 +24,8 @@ from engine.storage import Storage
 from engine.testing.storage import SimulatedStorage
 
 PARTITIONS = 3
+COMMIT_BYTES = 200_000
+"""How much a job that is killed reads an epoch: a thirtieth of its input or less."""
 
 
 def table(start: int, count: int) -> pa.Table:
@@ -297,35 +303,42 @@ def _job(directory: Path) -> Pipeline:
     return keyed.write(sinks.log(directory / "out"))
 
 
-def _run_job(directory: Path, started) -> None:
-    started.set()
-    engine.run(_job(directory), state=directory / "state", commit_every_s=0.02)
+def _run_job(directory: Path, kill: jobs.Job) -> None:
+    job = _job(directory)
+    options = Options(
+        state=directory / "state",
+        commit_every_s=3600,
+        commit_every_bytes=COMMIT_BYTES,
+        instrument=jobs.Executioner(kill),
+    )
+    trio.run(execute, job, job.graph.sink, options)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_job_between_two_logs_that_is_killed_again_and_again(tmp_path, seed):
+    """Between all steps of a commit, each time and then at a random moment, which is before a commit's end at the
+    latest: the job is always too long to end by itself.
+    """
     chance = random.Random(seed)
     with Log(tmp_path / "in") as log:
         for start in range(0, 400_000, 1_000):
             log.append(table(max(0, start - chance.choice([0, 0, 50])), 1_000))
         expected = sorted({n for batch in log.read() for n in batch.column("n").to_pylist()})
     context = multiprocessing.get_context("fork")
-    killed = 0
-    for _ in range(12):
-        started = context.Event()
-        child = context.Process(target=_run_job, args=(tmp_path, started))
+    events = tmp_path / "events"
+    kills = [kill for gap in chance.sample(jobs.GAPS, len(jobs.GAPS)) for kill in ((gap, None), (jobs.GAPS[-1], 0.2))]
+    for gap, longest_s in kills:
+        executioner = jobs.Job("", events=str(events), kill_at=gap, kill_on=1 if longest_s else chance.randint(1, 2))
+        child = context.Process(target=_run_job, args=(tmp_path, executioner))
         child.start()
-        started.wait()
-        child.join(chance.uniform(0.04, 0.16))
-        if child.exitcode is not None:
-            break
+        child.join(longest_s and chance.uniform(0.0, longest_s))
         child.kill()
         child.join()
-        killed += 1
+        assert child.exitcode == -signal.SIGKILL
+    print(events.read_text().count("commit.committed"), "commits")
     engine.run(_job(tmp_path), state=tmp_path / "state")
     found = everything(tmp_path / "out")
     assert sorted(n for partition in found for n in partition) == expected
-    assert killed >= 2
 
 
 def test_a_segment_whose_name_was_not_synced_is_synced_by_the_repetition():

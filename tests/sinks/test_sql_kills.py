@@ -1,5 +1,6 @@
 """SIGKILL at any moment: of the process that writes to SQLite, and of the PostgreSQL server that is written to."""
 
+import dataclasses
 import sqlite3
 import threading
 from contextlib import closing
@@ -14,7 +15,7 @@ from sql_jobs import Job
 from engine.errors import SinkError
 from engine.sinks.segments import Segments
 
-KILLS = 8
+KILLS = 5
 SERVER_KILLS = 3
 
 
@@ -27,22 +28,21 @@ def rows_expected(job):
     return list(enumerate(sql_jobs.rows_of(job).column("text").to_pylist()))
 
 
-def test_a_process_that_writes_to_sqlite_is_killed_at_random_moments(tmp_path, zygote, generator):
-    kills, rounds, met = 0, 0, set()
-    while kills < KILLS:
-        rounds += 1
-        directory = tmp_path / str(rounds)
-        directory.mkdir()
-        database = Sqlite(directory)
-        job = Job("sqlite", database.database, str(directory / "state"), rows=40_000, commit_every_rows=1_000)
-        expected = rows_expected(job)
-        while status := zygote.run(job, kill_after_s=generator.uniform(0.02, 0.4) if kills < KILLS else None):
-            assert status == KILLED, zygote.said()
-            kills += 1
-            met |= check_cut_short(database, job, expected)
-        assert rows_in(database) == expected
-    print(f"{kills} kills in {rounds} rounds")
-    assert {"rows", "segments"} <= met
+def test_a_process_that_writes_to_sqlite_is_killed_again_and_again(tmp_path, zygote, generator):
+    """Each time before its rows are published and then at a random moment, which is no later than that; the job is
+    always too long to end by itself.
+    """
+    database = Sqlite(tmp_path)
+    job = Job("sqlite", database.database, str(tmp_path / "state"), rows=40_000, commit_every_rows=1_000)
+    expected, met = rows_expected(job), set()
+    for longest_s in (None, 0.4) * KILLS:
+        killed = dataclasses.replace(job, kill_at="commit.committed", kill_on=generator.randint(2, 4))
+        after_s = longest_s and generator.uniform(0.0, longest_s)
+        assert zygote.run(killed, kill_after_s=after_s) == KILLED, zygote.said()
+        met |= check_cut_short(database, job, expected)
+    assert zygote.run(job) == 0, zygote.said()
+    assert rows_in(database) == expected
+    assert met == {"rows", "segments"}
 
 
 def check_cut_short(database, job, expected):
@@ -132,7 +132,9 @@ def test_a_server_that_is_killed_at_random_moments(server, tmp_path, generator):
 
 
 class Killer:
-    """An instrument that has the server killed a moment after so many commits were written to the state directory."""
+    """An instrument that has the server killed a moment after so many commits were written to the state directory, and
+    in the third commit after that at the latest: before the job ends.
+    """
 
     def __init__(self, server, *, commits, after_s):
         self.thread = threading.Thread(target=self._kill, args=(server, after_s))
@@ -144,6 +146,9 @@ class Killer:
             self._commits -= 1
             if self._commits == 0:
                 self.thread.start()
+            if self._commits == -3:
+                self._due.set()
+                self.thread.join()
 
     def _kill(self, server, after_s):
         self._due.wait(after_s)
