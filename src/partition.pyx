@@ -254,7 +254,7 @@ cdef class Partitioner:
         """A batch of no rows that holds on to no other batch's memory; the last one made, where it fits."""
         empty = self._empty.get("batch")
         if empty is None or not empty.schema.equals(schema, check_metadata=True):
-            columns = [column.combine_chunks() for column in schema.empty_table().columns]
+            columns = [pyarrow.nulls(0, type) for type in schema.types]  # a schema's empty table lacks unions
             empty = self._empty["batch"] = pyarrow.RecordBatch.from_arrays(columns, schema=schema)
         return empty
 

@@ -13,6 +13,7 @@
 // - All kernels share the one pool of `engine._core.pool` through its table of functions (`PoolApi`), found once at
 //   import.
 // - The pool is never destroyed: release callbacks may run until the process ends.
+// - A child of a fork never finds it locked by a thread that only its parent has.
 //
 // Size classes: four steps per power of two (as in jemalloc), so that a block wastes at most a quarter.
 #pragma once
@@ -28,6 +29,10 @@
 #include <utility>
 
 #include "pages.hpp"
+
+#ifdef ENGINE_MAPS_PAGES
+#include <pthread.h>
+#endif
 
 namespace engine {
 
@@ -147,6 +152,10 @@ class Pool {
         free_chain(evicted);
         return bytes;
     }
+
+    // Around a fork, so that the child's copy is whole and unlocked.
+    void lock() { mutex_.lock(); }
+    void unlock() { mutex_.unlock(); }
 
     PoolStatistics statistics() {
         std::lock_guard<std::mutex> guard(mutex_);
@@ -279,6 +288,16 @@ class Pool {
 inline Pool& shared_pool() {
     static Pool* pool = new Pool();
     return *pool;
+}
+
+// Once in a process. False: out of memory.
+inline bool keep_pool_whole_across_forks() {
+#ifdef ENGINE_MAPS_PAGES
+    const auto unlock = [] { shared_pool().unlock(); };
+    return pthread_atfork([] { shared_pool().lock(); }, unlock, unlock) == 0;
+#else
+    return true;
+#endif
 }
 
 inline void* shared_pool_acquire(size_t size_bytes) { return shared_pool().acquire(size_bytes); }

@@ -28,6 +28,7 @@ cdef extern from "pool.hpp" namespace "engine":
     const PoolApi* pool_api
     void set_pool_api(const PoolApi* api)
     Pool& shared_pool() nogil
+    bint keep_pool_whole_across_forks()
     void* shared_pool_acquire(size_t size_bytes) nogil
     void shared_pool_retain(void* block) nogil
     void shared_pool_release(void* block) nogil

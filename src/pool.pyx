@@ -10,6 +10,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from pool cimport (
     PoolApi,
     PoolStatistics,
+    keep_pool_whole_across_forks,
     shared_pool,
     shared_pool_acquire,
     shared_pool_release,
@@ -96,6 +97,8 @@ _table.release = shared_pool_release
 _table.wrap = _wrap
 _table.view = _view
 _api = PyCapsule_New(&_table, "engine._core.pool._api", NULL)
+if not keep_pool_whole_across_forks():
+    raise MemoryError("no memory to be told of forks")
 
 
 def set_limit(limit_bytes: int) -> None:

@@ -18,6 +18,7 @@ import trio
 from engine._core.partition import Partitioner, joinable
 from engine._runtime.channel import ReceiveChannel, SendChannel
 from engine.batch import Batch
+from engine.errors import EngineError, StageError
 from engine.progress import Barrier
 from engine.stage import Offload
 
@@ -45,8 +46,10 @@ class Exchange:
         sends: Sequence[SendChannel[Batch | Barrier]],
         offload: Offload,
         *,
+        name: str,
         memory_bytes: int,
     ) -> None:
+        self._name = name
         self._partitioner = Partitioner(list(columns), len(sends))
         self._sends = sends
         self._offload = offload
@@ -111,7 +114,15 @@ class Exchange:
 
     async def _split(self, group: list[Batch]) -> None:
         """Send a group on, at most one piece a partition where its batches join."""
-        pieces = await self._offload(self._cut, group)
+        try:
+            pieces = await self._offload(self._cut, group)
+        except (EngineError, trio.Cancelled):
+            raise
+        except Exception as error:
+            rows = str(group[0].origin.through(group[-1].origin))
+            raise StageError(
+                f"{self._name} failed: {type(error).__name__}: {error}\n  {rows}.", stage=self._name, rows=rows
+            ) from error
         group.clear()
         for send, batches in zip(self._sends, pieces, strict=True):
             for batch in batches:

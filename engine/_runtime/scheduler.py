@@ -287,7 +287,11 @@ class Scheduler:
         columns = column_indices(key_by.keys, self._key_schema, stage="key_by")
         depth = len(self._front) + 1
         exchange = Exchange(
-            columns, [send for send, _ in heads], _offload(workers, depth), memory_bytes=self.budget.exchange_bytes
+            columns,
+            [send for send, _ in heads],
+            _offload(workers, depth),
+            name=key_by.name,
+            memory_bytes=self.budget.exchange_bytes,
         )
         start(partial(exchange.run, received))
         for partition, (_, head) in enumerate(heads):

@@ -9,6 +9,8 @@ Laws
     - ``limits.pending_bytes`` bounds the rows that wait, ``limits.retained_bytes`` the foreign buffers that they keep
       alive.
     - A file is never empty, and none is begun before a row group is full or the epoch ends.
+    - ``limits.open_files`` bounds the files that are open, the complete ones among them: these are made durable all
+      together in the end, or earlier where another file could not be begun otherwise.
 """
 
 from collections.abc import Callable, Iterator
@@ -91,6 +93,7 @@ class FileWriter:
         self._open: dict[str, _OpenFile] = {}  # by directory, the least recently written first
         self._parts: dict[str, int] = {}
         self._finished: list[tuple[str, StagedFile]] = []
+        self._durable = 0  # how many of them are closed
         self._prepared = False
         self._given_up = False
 
@@ -117,8 +120,7 @@ class FileWriter:
                 self._encode(min(self._pending_rows, self._limits.row_group_rows))
             for directory in list(self._open):
                 self._finish(directory)
-            for _, staged in self._finished:
-                staged.finish()
+            self._make_durable()
             if self._finished:
                 self._output.sync_staging()
             self._prepared = True
@@ -225,8 +227,10 @@ class FileWriter:
         return self._open[directory]
 
     def _begin(self, directory: str, rows: pa.Table) -> _OpenFile:
-        while len(self._open) >= self._limits.open_files:
+        if len(self._open) >= self._limits.open_files:
             self._finish(next(iter(self._open)))
+        if len(self._open) + len(self._finished) - self._durable >= self._limits.open_files:
+            self._make_durable()
         part = self._parts.get(directory, 0)
         self._parts[directory] = part + 1
         name = file_name(self._mark, part, self._output.extension, shared=self._output.shared)
@@ -244,5 +248,12 @@ class FileWriter:
     def _finish(self, directory: str) -> None:
         opened = self._open[directory]
         opened.encoder.close()
+        opened.staged.flush()
         del self._open[directory]
         self._finished.append((opened.target, opened.staged))
+
+    def _make_durable(self) -> None:
+        """Sync and close the files that are complete."""
+        for _, staged in self._finished[self._durable :]:
+            staged.finish()
+            self._durable += 1

@@ -42,6 +42,8 @@ def layout_faults(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
             )
     if len(set(columns)) != len(columns):
         faults.append(f"partition_by names a column twice: {', '.join(columns)}")
+    elif not schema.names:
+        faults.append("the rows have no columns, so there is nothing to write")
     elif not faults and len(columns) == len(schema.names):
         faults.append("partition_by takes every column; none is left for the files")
     return faults

@@ -198,7 +198,9 @@ class SegmentWriter:
         with self._failing(f"rows of {origin} cannot be written"):
             rows.validate(full=True)  # the database would find text that is none, but only behind the commit
             stored = [self._stored(column, rows.column(index)) for index, column in enumerate(self._columns)]
-            self._opened().write_batch(pa.RecordBatch.from_arrays(stored, schema=self._schema))
+            staged, stream = self._opened()
+            stream.write_batch(pa.RecordBatch.from_arrays(stored, schema=self._schema))
+            staged.flush()  # many partitions may have rows in an epoch, and no budget counts what waits
             self._rows += rows.num_rows
 
     def prepare(self) -> dict[str, Any] | None:
@@ -236,12 +238,12 @@ class SegmentWriter:
             raise RefusedError(f'column "{column.name}" holds nulls, and the table allows none there')
         return column.stored(values)
 
-    def _opened(self) -> ipc.RecordBatchStreamWriter:
-        if self._stream is None:
+    def _opened(self) -> tuple[StagedFile, ipc.RecordBatchStreamWriter]:
+        if self._staged is None or self._stream is None:
             self._staged = self._segments.create(self._token.epoch, self._partition)
             options = ipc.IpcWriteOptions(compression="lz4", use_threads=False)
             self._stream = ipc.new_stream(self._staged, self._schema, options=options)  # type: ignore[arg-type]
-        return self._stream
+        return self._staged, self._stream
 
     @contextmanager
     def _failing(self, doing: str) -> Iterator[None]:

@@ -25,7 +25,7 @@ from engine.sources.arrow_ipc_metadata import (
 )
 from engine.sources.file_listing import FileSet, InputFile, PathArgument, describe, edge_checksum, footer_checksum
 from engine.sources.file_source import FileSource, OpenFile
-from engine.sources.row_schema import found_schema
+from engine.sources.row_schema import found_schema, parts
 from engine.sources.row_validation import validate_rows
 from engine.storage import open_input
 
@@ -130,7 +130,8 @@ class _OpenIpcStream:
         self.row_count: int | None = None
         try:
             self._messages = stream_messages(self._scanned, self._scanned.size(), 0)
-            next(self._messages)
+            if next(self._messages, None) is None:
+                raise ValueError("it ends before its schema")
             self._reader = ipc.open_stream(self._handle, options=_OPTIONS)
             self.schema = found_schema(self._reader.schema, file.location)
         except BaseException:
@@ -171,5 +172,5 @@ def _has_dictionary(schema: pa.Schema) -> bool:
     while level:
         if any(pa.types.is_dictionary(each) for each in level):
             return True
-        level = [each.field(index).type for each in level for index in range(each.num_fields)]
+        level = [part for each in level for part in parts(each)]
     return False

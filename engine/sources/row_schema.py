@@ -16,7 +16,16 @@ import pyarrow.compute as pc
 
 from engine.errors import InputError, PipelineError, missing_column
 
-__all__ = ["Fit", "cast_without_loss", "check_columns", "declared_schema", "drift", "drift_error", "found_schema"]
+__all__ = [
+    "Fit",
+    "cast_without_loss",
+    "check_columns",
+    "declared_schema",
+    "drift",
+    "drift_error",
+    "found_schema",
+    "parts",
+]
 
 SHOWN = 3
 """How many differences one message tells."""
@@ -47,14 +56,21 @@ def found_schema(schema: pa.Schema, location: str) -> pa.Schema:
 
 
 def check_columns(schema: pa.Schema, location: str) -> None:
-    """Raise InputError where columns cannot be told apart, or are more or deeper than is reasonable."""
+    """Raise InputError where columns cannot be told apart or read, or are more or deeper than is reasonable."""
     twice = _repeated(schema)
     if twice is not None:
         raise InputError(f'{location}: has two columns "{twice}".\n  Columns are matched by name: rename one of them.')
     if len(schema) > COLUMNS_MAX:
         raise InputError(f"{location}: has {len(schema):,} columns; at most {COLUMNS_MAX:,} are read.")
     for field in schema:
-        if _nesting(field.type) > NESTING_MAX:
+        try:
+            nesting = _nesting(field.type)
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f'{location}: in the type of "{field.name}", a name or a time zone is no UTF-8: {error}.\n'
+                "  Nothing from it was committed. Write it again."
+            ) from error
+        if nesting > NESTING_MAX:
             raise InputError(f'{location}: "{field.name}" is nested more than {NESTING_MAX} deep.')
 
 
@@ -68,11 +84,30 @@ def _repeated(schema: pa.Schema) -> str | None:
 
 
 def _nesting(type: pa.DataType) -> int:
+    """How deep a type is nested. Raises UnicodeDecodeError where a text in it cannot be read."""
     deepest, level = 0, [type]
     while level and deepest <= NESTING_MAX:
-        level = [each.field(index).type for each in level for index in range(each.num_fields)]
+        for each in level:
+            _texts(each)
+        level = [part for each in level for part in parts(each)]
         deepest += 1
     return deepest
+
+
+def parts(type: pa.DataType) -> list[pa.DataType]:
+    """The types that a type is made of, one level below."""
+    if isinstance(type, pa.BaseExtensionType):
+        return [type.storage_type]
+    if pa.types.is_dictionary(type):
+        return [type.value_type]
+    return [type.field(index).type for index in range(type.num_fields)]
+
+
+def _texts(type: pa.DataType) -> list[str]:
+    """The names of a type's fields, or its time zone: pyarrow reads them when asked. Raises UnicodeDecodeError."""
+    if pa.types.is_timestamp(type):
+        return [type.tz or ""]
+    return [type.field(index).name for index in range(type.num_fields)]
 
 
 def drift(found: pa.Schema, expected: pa.Schema) -> list[str]:

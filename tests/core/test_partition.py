@@ -218,8 +218,12 @@ def test_unions_and_list_views_travel() -> None:
     sparse = pa.UnionArray.from_sparse(types, [pa.array([1, 2, 3]), pa.array(["a", "b", "c"])])
     dense = pa.UnionArray.from_dense(types, pa.array([0, 0, 1], pa.int32()), [pa.array([1, 3]), pa.array(["b"])])
     views = pa.array([[1], None, [2, 3]], pa.list_view(pa.int8()))
-    batch = pa.record_batch({"sparse": sparse, "dense": dense, "views": views})
+    batch = pa.record_batch({"key": [1, 1, 1], "sparse": sparse, "dense": dense, "views": views})
     assert_rows(gather(batch, b"\0\1\1"), batch, [1, 2])
+    one, *none = sorted(Partitioner([0], 3).partition(batch, b"\0\1\1"), key=len, reverse=True)
+    assert_rows(one, batch, [1, 2])
+    for empty in none:
+        assert_rows(empty, batch, [])
 
 
 def test_nulls_of_a_struct_reach_run_end_encoded_children_but_no_union() -> None:

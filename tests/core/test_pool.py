@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import resource
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -166,6 +168,30 @@ def test_a_negative_size_is_refused(size: int) -> None:
 def test_memory_that_does_not_exist_is_a_memory_error() -> None:
     with pytest.raises(MemoryError, match="no memory for a buffer"):
         pool.Buffer(1 << 60)
+
+
+def test_a_child_of_a_fork_does_not_find_it_locked() -> None:
+    """Forks while another thread takes thousands of blocks out of the pool, which keeps it locked."""
+    blocks, forks, begins = 8_000, 10, threading.Barrier(2)
+
+    def trim_again_and_again() -> None:
+        for _ in range(forks):
+            held = [pool.Buffer(16 << 10) for _ in range(blocks)]
+            held.clear()
+            begins.wait()
+            pool.trim()
+
+    thread = threading.Thread(target=trim_again_and_again, daemon=True)
+    thread.start()
+    for _ in range(forks):
+        begins.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            pool.Buffer(LARGE)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    thread.join()
 
 
 @pytest.mark.parametrize("size", [LARGE, 32 * LARGE])

@@ -12,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
+from engine import Pipeline, sinks, sources
+from engine._core.partition import Partitioner
 from engine._runtime import exchange
 from engine._runtime.channel import open_channel
 from engine._runtime.exchange import HELD_ROWS, LINGER_S, Exchange
 from engine.batch import Batch, Origin
+from engine.errors import StageError
 from engine.progress import Barrier
 
 SCHEMA = pa.schema([("key", pa.string()), ("n", pa.int64())])
@@ -64,7 +67,7 @@ async def exchanged(
         async for item in lanes[lane][1]:
             found[lane].append((trio.current_time(), item))
 
-    cutting = Exchange([0], [lane[0] for lane in lanes], inline, memory_bytes=memory_bytes)
+    cutting = Exchange([0], [lane[0] for lane in lanes], inline, name="key_by key", memory_bytes=memory_bytes)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(feed)
         nursery.start_soon(cutting.run, receive)
@@ -164,3 +167,22 @@ def test_dictionaries_that_do_not_fit_together_still_arrive() -> None:
     (received,) = run([words(start) for start in range(0, 500, 100)], 1)
     found = [word for _, item in received for word in item.rows["key"].to_pylist()]
     assert found == [f"word-{n}" for n in range(500)]
+
+
+@pytest.mark.parametrize("error", [MemoryError("std::bad_alloc"), NotImplementedError("no such type")])
+def test_what_cannot_be_split_is_an_error_of_the_stage(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def failing(*args: Any) -> Any:
+        raise error
+
+    class Failing(Partitioner):
+        partition_all = failing
+
+    monkeypatch.setattr(exchange, "Partitioner", Failing)
+    rows = batch(0, 10).rows
+    pipeline = Pipeline("split").read(sources.memory(rows, id="rows")).key_by("key", partitions=2)
+    with pytest.raises(
+        StageError, match=f"key_by key failed: {type(error).__name__}: {error}\n  .*rows 0-10"
+    ) as raised:
+        engine.run(pipeline.write(sinks.call(lambda rows, token: None)))
+    assert raised.value.stage == "key_by key"
+    assert raised.value.__cause__ is error

@@ -238,6 +238,8 @@ def test_wrong_columns(tmp_path, columns, match):
 
 
 def test_all_columns_taken(tmp_path):
+    with pytest.raises(SinkError, match="the rows have no columns"):
+        opened(parquet(tmp_path / "out"), pa.schema([]))
     with pytest.raises(SinkError, match="takes every column"):
         opened(parquet(tmp_path / "out", partition_by="a"), pa.schema([("a", pa.int64())]))
 

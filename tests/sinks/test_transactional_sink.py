@@ -10,7 +10,7 @@ import threading
 import pyarrow as pa
 import pytest
 from databases import ids, marks
-from sink_runs import INCARNATION, OTHER, CommitLog, drive, files_below, opened, staged, token
+from sink_runs import INCARNATION, OTHER, CommitLog, drive, files_below, opened, origin, staged, token
 
 from engine.errors import SinkError
 from engine.progress import Token
@@ -424,3 +424,16 @@ def test_several_sinks_into_one_database_do_not_disturb_each_other(make, databas
         ("first", 0),
         *((f"table{number}", 6) for number in range(4)),
     ]
+
+
+def test_what_a_writer_took_is_in_its_segment(make):
+    """Rather than in memory: that nobody counts, and there may be a thousand writers."""
+    sink = make()
+    writer = sink.writer(0, token(1, sink))
+    sizes = []
+    for start in range(3):
+        writer.write(batch(*range(start * 100, start * 100 + 100)), origin=origin())
+        [segment] = files_below(sink.directory)
+        sizes.append(os.path.getsize(os.path.join(sink.directory, segment)))
+    assert 0 < sizes[0] < sizes[1] < sizes[2]
+    writer.abort()

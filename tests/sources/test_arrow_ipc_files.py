@@ -103,3 +103,28 @@ def test_what_is_no_arrow_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.arrow").write_bytes(b"PAR1" + bytes(100))
     with pytest.raises(InputError, match="expected an Arrow IPC file or stream, found a Parquet file"):
         arrow_ipc(tmp_path).schema()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xff\xff\xff\0\0\0\0", b"\xff\xff\xff\xff"])
+def test_a_stream_without_a_schema(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.arrows").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.arrows: cannot be read as Arrow IPC: it ends"):
+        arrow_ipc(tmp_path).schema()
+
+
+@both
+@pytest.mark.parametrize("column", ["time", "coded", "nested", "tagged"])
+def test_texts_of_a_type_that_are_no_utf8(format: Format, column: str, tmp_path: Path) -> None:
+    zoned = pa.array([1, 2], pa.timestamp("us", "Mars/Phobos"))
+    columns = {
+        "time": zoned,
+        "coded": zoned.dictionary_encode(),
+        "nested": pa.StructArray.from_arrays([pa.array([1, 2])], ["Mars/Phobos"]),
+        "tagged": pa.ListArray.from_arrays([0, 1, 2], pa.StructArray.from_arrays([zoned], ["at"])),
+    }
+    path = format.put(pa.table({column: columns[column]}), tmp_path / f"a{format.extension}", 10)
+    content = path.read_bytes()
+    assert b"Mars/Phobos" in content
+    path.write_bytes(content.replace(b"Mars/Phobos", b"Mars/\xffhobos"))
+    with pytest.raises(InputError, match=f'in the type of "{column}", a name or a time zone is no UTF-8'):
+        arrow_ipc(path).schema()

@@ -60,7 +60,10 @@ def test_each_fault_is_found(kind):
     cut_letter, backwards, beyond, no_text = [0, 1, 2], [0, 4, 2, 4], [0, 9, 4], [0, 1]
     faults = [(cut_letter, "é".encode()), (backwards, b"text"), (beyond, b"text"), (no_text, b"\xff")]
     for offsets, text in faults:
-        assert not agrees(pa.RecordBatch.from_arrays([text_column(kind, offsets, text)], ["a"]))
+        rows = pa.RecordBatch.from_arrays([text_column(kind, offsets, text)], ["the text"])
+        assert not agrees(rows)
+        with pytest.raises(pa.ArrowInvalid, match='column "the text": '):
+            validate_rows(rows)
 
 
 def test_text_below_other_types_is_looked_at():
