@@ -125,16 +125,6 @@ cdef class _Selection:
             PyBuffer_Release(&self._view)
 
 
-cdef object _take(object column, object indices):
-    """The rows of a nested column, by pyarrow; run-end encoded ones are decoded for it and encoded again."""
-    import pyarrow.compute
-
-    if pyarrow.types.is_run_end_encoded(column.type):
-        taken = pyarrow.compute.run_end_decode(column).take(indices)
-        return pyarrow.compute.run_end_encode(taken, run_end_type=column.type.run_end_type)
-    return column.take(indices)
-
-
 cdef object _plan_indices(const Plan& plan):
     """The input row of each output row, as an Arrow array for `take`."""
     cdef void* indices = NULL
@@ -179,7 +169,7 @@ cdef class _Batches:
         for index in range(self.inputs.batches[0].columns.size()):
             if is_nested(self.inputs.batches[0].columns[index]):
                 indices = _plan_indices(plan) if indices is None else indices
-                exported = _take(first.column(index), indices).__arrow_c_array__()
+                exported = take(first.column(index), indices).__arrow_c_array__()
                 kept.append(exported)
                 taken.push_back(array_of(exported))
         result = new_array_capsule(&out)
@@ -276,6 +266,51 @@ def gather_all(batches: object, selections: object) -> object:
     with nogil:
         plan = plan_gather(held.inputs.selected)
     return held.batches[0] if plan.all_wanted and len(held.batches) == 1 else held.scatter(plan)
+
+
+def take(column: object, indices: object) -> object:
+    """The rows of a pyarrow Array or ChunkedArray of any type, by index; what pyarrow cannot take is decoded for it and
+    encoded again. Raises pyarrow.ArrowNotImplementedError for run ends below other types and views in lists of views.
+    """
+    import pyarrow.compute
+
+    if pyarrow.types.is_run_end_encoded(column.type):
+        taken = take(pyarrow.compute.run_end_decode(column), indices)
+        return pyarrow.compute.run_end_encode(taken, run_end_type=column.type.run_end_type)
+    plain = without_views(column.type)
+    if plain == column.type:
+        return column.take(indices)
+    return column.cast(plain).take(indices).cast(column.type)
+
+
+def without_views(type: object) -> object:
+    """The type with text and bytes in the place of views of them, at every depth."""
+    types = pyarrow.types
+    if types.is_string_view(type):
+        return pyarrow.string()
+    if types.is_binary_view(type):
+        return pyarrow.binary()
+    if types.is_dictionary(type):
+        return pyarrow.dictionary(type.index_type, without_views(type.value_type), type.ordered)
+    if types.is_struct(type):
+        return pyarrow.struct([_without_views(field) for field in type])
+    if types.is_map(type):
+        return pyarrow.map_(_without_views(type.key_field), _without_views(type.item_field), type.keys_sorted)
+    if types.is_fixed_size_list(type):
+        return pyarrow.list_(_without_views(type.value_field), type.list_size)
+    for is_list, make in (
+        (types.is_list, pyarrow.list_),
+        (types.is_large_list, pyarrow.large_list),
+        (types.is_list_view, pyarrow.list_view),
+        (types.is_large_list_view, pyarrow.large_list_view),
+    ):
+        if is_list(type):
+            return make(_without_views(type.value_field))
+    return type
+
+
+cdef object _without_views(object field):
+    return field.with_type(without_views(field.type))
 
 
 def joinable(schema: object) -> bool:

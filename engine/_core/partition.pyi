@@ -1,8 +1,10 @@
 """Partitioning of whole batches by key, and gathering of selected rows. Thread-safe."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from typing_extensions import Buffer as BufferProtocol
 
@@ -30,6 +32,12 @@ def gather(batch: ArrowArrayExporter, selection: BufferProtocol | None) -> pa.Re
 
 def gather_all(batches: Sequence[ArrowArrayExporter], selections: Sequence[BufferProtocol | None]) -> pa.RecordBatch:
     """The wanted rows of several batches of one schema that is `joinable`, one behind the other. ValueError."""
+
+def take(column: pa.Array[Any] | pa.ChunkedArray[Any], indices: pa.Array[Any] | npt.NDArray[np.int64]) -> Any:
+    """The rows of a column of any type, by index. ArrowNotImplementedError."""
+
+def without_views(type: pa.DataType) -> Any:
+    """The type with text and bytes in the place of views of them, at every depth."""
 
 def joinable(schema: pa.Schema) -> bool:
     """Whether rows of several batches of this schema can go to one output: no dictionaries, views, nested columns."""

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 
 from engine._core.crc32c import crc32c
+from engine._core.partition import take
 from engine.log.format import BODY_LIMIT_BYTES, Codec
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _compact_column(column: Any) -> Any:
         return column.cast(pa.large_binary()).cast(kind)
     if pa.types.is_dictionary(kind) and len(column.dictionary) > len(column):
         indices = column.indices.unique().drop_null()
-        values = column.dictionary.take(indices)
+        values = take(column.dictionary, indices)
         places = pc.index_in(column.indices, value_set=indices).cast(kind.index_type)
         return pa.DictionaryArray.from_arrays(places, values, ordered=kind.ordered)
     return column

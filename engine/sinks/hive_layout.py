@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine._core.partition import take, without_views
 from engine.errors import missing_column
 
 __all__ = ["HiveLayout", "NoDirectoryName", "layout_faults", "partition_values"]
@@ -79,7 +80,7 @@ class HiveLayout:
         count = int(codes.max(initial=-1)) + 1
         if count > 1:
             order = np.argsort(codes, kind="stable")
-            kept = kept.take(order)
+            kept = pa.Table.from_arrays([take(column, order) for column in kept.columns], schema=kept.schema)
         else:
             order = np.arange(rows.num_rows)
         starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
@@ -91,12 +92,8 @@ class HiveLayout:
 
 def _dictionary(column: Any) -> tuple[list[str | None], npt.NDArray[np.int64]]:
     """The distinct values of a column as text, and for each row the index of its value."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_string_view(kind):
-        kind = pa.large_string()
-    whole = column.cast(kind).combine_chunks()
+    plain = column.cast(without_views(column.type))
+    whole = plain.cast(plain.type.value_type if pa.types.is_dictionary(plain.type) else plain.type).combine_chunks()
     encoded: Any = pc.dictionary_encode(whole, null_encoding="encode")
     texts: list[str | None] = encoded.dictionary.cast(pa.large_string()).to_pylist()
     return texts, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)

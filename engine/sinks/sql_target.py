@@ -15,6 +15,8 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine._core.partition import take
+
 __all__ = ["BUSY_WAIT_S", "Column", "RefusedError", "Session", "TableColumn", "Target", "decoded_type", "quoted"]
 
 BUSY_WAIT_S = 5.0
@@ -128,7 +130,7 @@ def decoded_type(type: Any) -> Any:
 def _decoded(values: Any) -> Any:
     while True:
         if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
+            values = take(values.dictionary, values.indices)
         elif pa.types.is_run_end_encoded(values.type):
             values = pc.run_end_decode(values)  # type: ignore[attr-defined]  # the stubs lack it
         else:

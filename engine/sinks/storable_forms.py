@@ -1,8 +1,8 @@
 """Forms of columns that the writers of files take, where they do not take Arrow's own.
 
 Laws
-    - Values never change: only run ends, views inside structs, and nulls among the values of a dictionary are written
-      otherwise.
+    - Values never change: only run ends, views inside structs and dictionaries, and nulls among the values of a
+      dictionary are written otherwise.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine._core.partition import take, without_views
+
 __all__ = ["parquet_rows", "parquet_schema", "with_plain_dictionaries"]
 
 
 def parquet_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema of Parquet files for rows of ``schema``: no run ends, and no views inside structs."""
+    """The schema of Parquet files for rows of ``schema``: no run ends, no views inside structs and dictionaries."""
     fields = [field.with_type(_parquet_type(field.type)) for field in schema]
     return pa.schema(fields, metadata=schema.metadata)  # type: ignore[arg-type]
 
@@ -41,7 +43,8 @@ def with_plain_dictionaries(rows: pa.Table) -> pa.Table:
     for index, field in enumerate(rows.schema):
         column: Any = rows.column(index)
         if pa.types.is_dictionary(field.type) and any(chunk.dictionary.null_count for chunk in column.chunks):
-            plain = [chunk.dictionary_decode().dictionary_encode().cast(field.type) for chunk in column.chunks]
+            decoded = [take(chunk.dictionary, chunk.indices) for chunk in column.chunks]
+            plain = [values.dictionary_encode().cast(field.type) for values in decoded]
             rows = rows.set_column(index, field, pa.chunked_array(plain))
     return rows
 
@@ -49,30 +52,9 @@ def with_plain_dictionaries(rows: pa.Table) -> pa.Table:
 def _parquet_type(kind: Any) -> Any:
     if pa.types.is_run_end_encoded(kind):
         return kind.value_type
-    return _without_views(kind) if pa.types.is_nested(kind) and _has_struct(kind) else kind
+    return without_views(kind) if _has_struct_or_dictionary(kind) else kind
 
 
-def _has_struct(kind: Any) -> bool:
-    return pa.types.is_struct(kind) or any(_has_struct(kind.field(index).type) for index in range(kind.num_fields))
-
-
-def _without_views(kind: Any) -> Any:
-    if pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_binary_view(kind):
-        return pa.binary()
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
-    for is_list, make in (
-        (pa.types.is_list, pa.list_),
-        (pa.types.is_large_list, pa.large_list),
-        (pa.types.is_list_view, pa.list_view),
-        (pa.types.is_large_list_view, pa.large_list_view),
-    ):
-        if is_list(kind):
-            return make(kind.value_field.with_type(_without_views(kind.value_type)))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)), kind.list_size)
-    if pa.types.is_map(kind):
-        return pa.map_(_without_views(kind.key_type), kind.item_field.with_type(_without_views(kind.item_type)))
-    return kind
+def _has_struct_or_dictionary(kind: Any) -> bool:
+    inner = [kind.field(index).type for index in range(kind.num_fields)]
+    return pa.types.is_struct(kind) or pa.types.is_dictionary(kind) or any(map(_has_struct_or_dictionary, inner))

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine._core.hash import hash_rows
+from engine._core.partition import take
 
 __all__ = ["RowChecksum"]
 
@@ -77,7 +78,7 @@ def _unwrapped(array: Any) -> Any:
     if pa.types.is_run_end_encoded(kind):
         return _unwrapped(pc.call_function("run_end_decode", [array]))
     if pa.types.is_dictionary(kind) and not _is_flat(kind):
-        return _unwrapped(array.dictionary_decode())
+        return _unwrapped(take(array.dictionary, array.indices))
     return array
 
 

@@ -1,7 +1,8 @@
 """Evaluates pyarrow expressions on one record batch: the common part of ``filter`` and ``select``.
 
 Arrow offers no direct call for it; a two-node Acero plan (table source, project) is the public way. It runs on the
-calling thread and keeps the order of rows.
+calling thread and keeps the order of rows. Text and bytes in views, as data tools give them, are unknown to most of
+Arrow's functions: where one refuses the types, it is given plain ones.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine._core.partition import without_views
 from engine.batch import zero_rows
 from engine.errors import PipelineError
 
@@ -33,18 +35,9 @@ def project(
 
     Raises PipelineError where the expressions do not fit the schema, pyarrow.ArrowException where they fail on a value.
     """
-    # Loaded when it is needed: it brings the datasets of Arrow along, and those bring pandas where it is installed.
-    from pyarrow import acero
-
-    table = schema.empty_table() if rows is None else pa.Table.from_batches([rows])
-    plan = acero.Declaration.from_sequence(
-        [
-            acero.Declaration("table_source", acero.TableSourceNodeOptions(table)),
-            acero.Declaration("project", acero.ProjectNodeOptions(list(expressions), list(names))),
-        ]
-    )
+    table = pa.Table.from_batches([zero_rows(schema) if rows is None else rows])
     try:
-        projected = plan.to_table(use_threads=False).combine_chunks()
+        projected = _projected(table, expressions, names)
     except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
         if rows is not None:
             raise
@@ -54,3 +47,30 @@ def project(
     if batches:
         return batches[0]
     return zero_rows(projected.schema)
+
+
+def _projected(table: pa.Table, expressions: Sequence[pc.Expression], names: Sequence[str]) -> pa.Table:
+    # Loaded when it is needed: it brings the datasets of Arrow along, and those bring pandas where it is installed.
+    from pyarrow import acero
+
+    plan = acero.Declaration.from_sequence(
+        [
+            acero.Declaration("table_source", acero.TableSourceNodeOptions(table)),
+            acero.Declaration("project", acero.ProjectNodeOptions(list(expressions), list(names))),
+        ]
+    )
+    try:
+        return plan.to_table(use_threads=False).combine_chunks()
+    except pa.ArrowNotImplementedError:
+        plain = _without_views(table)
+        if plain.schema.equals(table.schema):
+            raise
+        return _projected(plain, expressions, names)
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    for index, field in enumerate(table.schema):
+        plain = field.with_type(without_views(field.type))
+        if plain != field:
+            table = table.set_column(index, plain, table.column(index).cast(plain.type))
+    return table

@@ -163,6 +163,23 @@ def _nested(kind: pa.DataType, values: st.SearchStrategy[Any]) -> Form:
 NESTED = {
     "list": _nested(pa.list_(pa.int64()), st.lists(st.integers(-5, 5), max_size=3)),
     "list of text": _nested(pa.large_list(pa.string()), st.lists(st.text("ab", max_size=3), max_size=3)),
+    "list of views": _nested(pa.large_list(pa.string_view()), st.lists(st.text("ab", max_size=20), max_size=3)),
+    "views below all": _nested(
+        pa.struct(
+            [
+                pa.field("map", pa.map_(pa.string_view(), pa.binary_view()), nullable=False),
+                ("fixed", pa.list_(pa.list_(pa.binary_view()), 1)),
+                ("large", pa.large_list(pa.field("x", pa.string_view(), metadata={"a": "b"}))),
+            ]
+        ),
+        st.fixed_dictionaries(
+            {
+                "map": st.lists(st.tuples(st.text("ab", max_size=14), BINARY), max_size=2),
+                "fixed": st.lists(st.lists(BINARY, max_size=2), min_size=1, max_size=1),
+                "large": st.none() | st.lists(st.text("ab", max_size=14), max_size=2),
+            }
+        ),
+    ),
     "fixed list": _nested(pa.list_(pa.int16(), 2), st.lists(st.integers(-5, 5), min_size=2, max_size=2)),
     "struct": _nested(
         pa.struct([("a", pa.int32()), ("b", pa.string())]),

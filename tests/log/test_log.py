@@ -91,11 +91,12 @@ def test_batches_come_back_as_they_were_with_all_types(tmp_path):
         batch.validate(full=True)
 
 
-@pytest.mark.parametrize("kind", ["dictionary", "string_view", "binary_view"])
+@pytest.mark.parametrize("kind", ["dictionary", "dictionary of views", "string_view", "binary_view"])
 def test_a_slice_does_not_drag_its_batch_along(tmp_path, kind):
     values = pa.array([f"a long text of more than twelve bytes, number {n}" for n in range(20_000)])
     column = {
         "dictionary": values.dictionary_encode(),
+        "dictionary of views": values.cast(pa.string_view()).dictionary_encode(),
         "string_view": values.cast(pa.string_view()),
         "binary_view": values.cast(pa.binary()).cast(pa.binary_view()),
     }[kind]

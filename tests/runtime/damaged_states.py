@@ -72,7 +72,7 @@ class Foreign:
         self.covers = source.covers
 
 
-OPTIONS = {"memory": "2MiB", "commit_every_bytes": 300_000}
+OPTIONS = {"memory": "2MiB", "commit_every_s": 3600, "commit_every_bytes": 300_000}
 
 
 def stopped(path, **choices):

@@ -117,6 +117,38 @@ def test_select_and_filter_on_what_was_marked() -> None:
     assert plain["value"].to_pylist() == [0, 2, 3]
 
 
+def test_text_in_views_goes_through_every_stage() -> None:
+    """As data tools give it: most of Arrow's functions know no views."""
+    texts = ["a", "b", None, "a text that is not inlined"] * 5
+    views = pa.array(texts, pa.string_view())
+    rows = pa.table(
+        {
+            "id": range(20),
+            "text": views,
+            "coded": views.dictionary_encode(),
+            "list": pa.array([[text] for text in texts], pa.large_list(pa.string_view())),
+            "struct": pa.StructArray.from_arrays([views, views.dictionary_encode()], ["x", "y"]),
+        }
+    )
+    started = engine.Pipeline("x").read(rows).dedup("id").filter(pc.field("text") != "b")
+    started = started.filter(pc.field("coded") != "c").key_by("text", partitions=3)
+    found = engine.collect(started)
+    wanted = [text in ("a", "a text that is not inlined") for text in texts]
+    assert found.schema.types == rows.schema.types
+    assert sorted(found.to_pylist(), key=lambda row: row["id"]) == [
+        row for row, keep in zip(rows.to_pylist(), wanted, strict=True) if keep
+    ]
+    upper = engine.collect(engine.Pipeline("x").read(rows).select(as_is=pc.field("text"), upper=_upper("text")))
+    assert upper.schema == pa.schema([("as_is", pa.string()), ("upper", pa.string())])
+    assert upper["upper"].to_pylist() == [text and text.upper() for text in texts]
+    as_is = engine.collect(engine.Pipeline("x").read(rows).select(renamed=pc.field("text")))
+    assert as_is.schema.field("renamed").type == pa.string_view()
+
+
+def _upper(column: str) -> pc.Expression:
+    return pc.utf8_upper(pc.field(column))
+
+
 def test_a_predicate_may_fail_on_rows_that_were_dropped() -> None:
     rows = pa.table({"text": ["1", "x", "3"]})
     pipeline = (

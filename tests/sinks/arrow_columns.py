@@ -67,6 +67,20 @@ CHANGED = {
         dictionary([0, 1, None, 0], pa.array(["a", None])),
         pa.dictionary(pa.int8(), pa.string()),
     ),
+    "dictionary of views": (
+        dictionary([0, None, 1, 0], pa.array(["a", "b"], pa.string_view())),
+        pa.dictionary(pa.int8(), pa.string()),
+    ),
+    "dictionary of views with null": (
+        dictionary([0, 1, None, 0], pa.array([b"a", None], pa.binary_view())),
+        pa.dictionary(pa.int8(), pa.binary()),
+    ),
+    "list of dictionaries of views": (
+        pa.ListArray.from_arrays(
+            pa.array([0, 1, None, 1, 3], pa.int32()), dictionary([0, None, 1], pa.array(["a", "b"], pa.string_view()))
+        ),
+        pa.list_(pa.dictionary(pa.int8(), pa.string())),
+    ),
     "struct of views": (
         pa.array([{"a": "x"}, None, {"a": None}, {"a": "y"}], pa.struct([("a", pa.string_view())])),
         pa.struct([("a", pa.string())]),

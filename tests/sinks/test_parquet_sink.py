@@ -155,8 +155,9 @@ ODD = [
 ]
 
 
-def test_values_become_directories(tmp_path):
-    rows = pa.record_batch({"id": range(len(ODD)), "kind": ODD})
+@pytest.mark.parametrize("kind", [pa.string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string_view())])
+def test_values_become_directories(tmp_path, kind):
+    rows = pa.record_batch({"id": range(len(ODD)), "kind": pa.array(ODD).cast(kind)})
     written(parquet(tmp_path / "out", partition_by="kind"), rows)
     names = files_below(tmp_path / "out")
     assert len(names) == len(ODD)

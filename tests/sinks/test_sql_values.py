@@ -40,17 +40,42 @@ EDGES = {
 REFUSED = {
     "sqlite": {
         *("uint64", "duration[s]", "null", "interval", "struct of nothing", "uuid", "json", "fixed list", "struct"),
-        *("map", "list of dictionaries", "list of structs", "sparse union", "dense union", "struct of views"),
+        *(
+            "map",
+            "list of dictionaries",
+            "list of dictionaries of views",
+            "list of structs",
+            "sparse union",
+            "dense union",
+            "struct of views",
+        ),
         *("views in a struct in a list", *arrow_columns.LISTS),
     },
     "duckdb": {
         *("time64[ns]", "timestamp[ns, tz=Europe/Berlin]", "duration[s]", "decimal256(50, 2)", "null", "interval"),
-        *("struct of nothing", "sparse union", "dense union", "list of dictionaries", "uuid", "json", "map"),
+        *(
+            "struct of nothing",
+            "sparse union",
+            "dense union",
+            "list of dictionaries",
+            "list of dictionaries of views",
+            "uuid",
+            "json",
+            "map",
+        ),
         *("list_view<item: int64>", "large_list_view<item: int64>"),
     },
     "postgres": {
         *("time64[ns]", "timestamp[ns, tz=Europe/Berlin]", "duration[s]", "null", "interval", "uuid", "json", "map"),
-        *("struct of nothing", "fixed list", "struct", "list of dictionaries", "list of structs", "sparse union"),
+        *(
+            "struct of nothing",
+            "fixed list",
+            "struct",
+            "list of dictionaries",
+            "list of dictionaries of views",
+            "list of structs",
+            "sparse union",
+        ),
         *("dense union", "struct of views", "views in a struct in a list", *arrow_columns.LISTS),
     },
 }
@@ -58,8 +83,12 @@ REFUSED = {
 
 def decoded(column):
     while pa.types.is_dictionary(column.type) or pa.types.is_run_end_encoded(column.type):
-        dictionary = pa.types.is_dictionary(column.type)
-        column = column.dictionary_decode() if dictionary else pc.run_end_decode(column)
+        if pa.types.is_dictionary(column.type):
+            values = column.dictionary.to_pylist()
+            found = [None if index is None else values[index] for index in column.indices.to_pylist()]
+            column = pa.array(found, column.type.value_type)
+        else:
+            column = pc.run_end_decode(column)
     return column
 
 
