@@ -4,6 +4,7 @@ Laws
     - A failure to write is remembered: nothing else tells it from the errors of a pipeline or of the user's module.
     - Text that the encoding has no characters for is escaped as JSON escapes it, so that lines of JSON stay JSON.
     - Where tests or notebooks have put a stream of their own in its place, that one is used.
+    - Messages for a standard error that nobody opened go nowhere: Python would print them to standard output.
 """
 
 import codecs
@@ -35,6 +36,8 @@ class _Output(io.FileIO):
 
 def begin_output() -> None:
     """Take over ``sys.stdout``. Lines leave at once where they did so before, as with PYTHONUNBUFFERED."""
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     stdout = sys.stdout
     if isinstance(stdout, io.TextIOWrapper):
         if stdout is sys.__stdout__:

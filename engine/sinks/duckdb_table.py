@@ -26,7 +26,7 @@ from engine.storage import Storage
 __all__ = ["duckdb"]
 
 LOOK_AGAIN_S = 0.02
-ROWS = "engine_rows"
+ROWS = "rows of an epoch, from engine"
 DECIMAL_DIGITS = 38
 
 _connecting = threading.Lock()
@@ -191,7 +191,7 @@ class _DuckdbSession:
     def insert(self, table: str, rows: pa.RecordBatchReader) -> None:
         names = ", ".join(quoted(name) for name in rows.schema.names)
         self._connection.register(ROWS, rows)
-        self._connection.execute(f"INSERT INTO {self.qualified(table)} ({names}) SELECT {names} FROM {ROWS}")
+        self._connection.execute(f"INSERT INTO {self.qualified(table)} ({names}) SELECT {names} FROM {quoted(ROWS)}")
         self._connection.unregister(ROWS)
 
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from engine._core.partition import take, without_views
 from engine.errors import missing_column
+from engine.sinks.storable_forms import with_plain_dictionaries
 
 __all__ = ["HiveLayout", "NoDirectoryName", "layout_faults", "partition_values"]
 
@@ -79,6 +80,7 @@ class HiveLayout:
         kept = rows.select(self.file_schema.names).replace_schema_metadata(self.file_schema.metadata)
         count = int(codes.max(initial=-1)) + 1
         if count > 1:
+            kept = with_plain_dictionaries(kept)
             order = np.argsort(codes, kind="stable")
             kept = pa.Table.from_arrays([take(column, order) for column in kept.columns], schema=kept.schema)
         else:

@@ -3,7 +3,8 @@
 Laws
     - COPY in its binary form takes the bytes of one type for those of another: only columns of exactly our types fit.
     - A commit is on the server's disk when it returns, whatever ``synchronous_commit`` is by default.
-    - Names and messages hold no user and no password.
+    - Names and messages hold no user and no password. A URI is passed on as it is, and taken apart as libpq does.
+    - Text travels in UTF-8, whatever the client's encoding is by default; a database in another encoding is refused.
 """
 
 import errno
@@ -11,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from itertools import count
-from re import sub
+from re import search, sub
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,6 +42,9 @@ FIRST_MICROSECOND = -210_866_803_200_000_000
 
 QUOTED_OR_MARK = r'"(?:[^"]|"")*"|\?'
 """A quoted name, in which a question mark is itself, or the place of a parameter."""
+
+TAKES_UTF8 = ("UTF8", "SQL_ASCII")
+"""Encodings of a server that keep every text; the second one keeps bytes as they come."""
 
 PASSING = ("08", "25006", "40", "53", "55P03", "57")
 """Beginnings of SQLSTATE: connection, a standby, serialization, resources, locks, the operator's intervention."""
@@ -85,14 +89,13 @@ class PostgresDatabase:
     def __init__(self, uri: str) -> None:
         if find_spec("adbc_driver_postgresql") is None:
             raise PipelineError("postgres: ADBC is not installed; pip install 'ingest-engine[postgres]'")
-        parts = urlsplit(uri) if isinstance(uri, str) else None
-        if parts is None or parts.scheme not in ("postgresql", "postgres"):
-            raise PipelineError("postgres: expected a URI such as postgresql://user@host:5432/database")
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        host = parts.netloc.rpartition("@")[2] or query.get("host", "")
-        self.label = f"{host}/{parts.path.lstrip('/') or query.get('dbname', '')}"
-        query.setdefault("connect_timeout", str(CONNECT_WAIT_S))
-        self._uri = parts._replace(query=urlencode(query)).geturl()
+        location, query = _taken_apart(uri)
+        options = dict(parse_qsl(query or "", keep_blank_values=True))
+        host, _, database = location.partition("/")
+        self.label = f"{host or options.get('host', '')}/{database or options.get('dbname', '')}"
+        self._uri = uri
+        if "connect_timeout" not in options:
+            self._uri += f"{'?' if query is None else '&' if query else ''}connect_timeout={CONNECT_WAIT_S}"
 
     def column(self, name: str, type: Any) -> Column | None:
         """How a column of ``type`` is kept."""
@@ -141,6 +144,10 @@ class PostgresDatabase:
 
         with _explained(adbc_driver_manager), closing(dbapi.connect(self._uri)) as connection:
             session = _PostgresSession(connection)  # what raises from here on is rolled back by closing
+            session.set("client_encoding", "UTF8")
+            [(encoding,)] = session.execute("SELECT current_setting('server_encoding')")
+            if encoding not in TAKES_UTF8:
+                raise RefusedError(f"it is kept in {encoding}, which lacks letters; make one with ENCODING 'UTF8'")
             session.set("lock_timeout", f"{BUSY_WAIT_S * 1000:.0f}ms")
             if session.execute("SELECT 1 WHERE current_setting('synchronous_commit') = 'off'"):
                 session.set("synchronous_commit", "on")
@@ -202,6 +209,18 @@ class _PostgresSession:
                 raise RefusedError("no schema of the search path is there; name one in the URI's options")
             self._schema = str(schema)
         return self._schema
+
+
+def _taken_apart(uri: Any) -> tuple[str, str | None]:
+    """Host and database of a URI, and its query (libpq: Connection URIs). Raises PipelineError, without it."""
+    scheme, _, rest = uri.partition("://") if isinstance(uri, str) else ("", "", "")
+    if scheme not in ("postgresql", "postgres"):
+        raise PipelineError("postgres: expected a URI such as postgresql://user@host:5432/database")
+    user, at, behind = rest.partition("@")
+    location, mark, query = (behind if at and "/" not in user else rest).partition("?")
+    if "@" in location or search(r"%(?![0-9A-Fa-f]{2})", rest):
+        raise PipelineError("postgres: in the user and password of a URI, write % as %25, / as %2F and @ as %40")
+    return location, query if mark else None
 
 
 @contextmanager

@@ -55,6 +55,17 @@ _ACCEPTED = {
 }
 """The affinities of columns that give back unchanged what is inserted, by our type."""
 
+STRICT = " STRICT"
+"""Behind the type of a column whose table takes no other values (stricttables.html)."""
+
+_ACCEPTED_STRICTLY = {
+    "INTEGER": {"INTEGER", "INT", "ANY"},
+    "BOOLEAN": {"INTEGER", "INT", "ANY"},
+    "REAL": {"REAL", "ANY"},
+    "TEXT": {"TEXT", "ANY"},
+    "BLOB": {"BLOB", "ANY"},
+}
+
 
 def sqlite(database: str | os.PathLike[str], *, table: str, mode: str = "error") -> TransactionalSink:
     """Write the rows to ``table`` of an SQLite database, a file that is made where it is missing: exactly once.
@@ -94,9 +105,9 @@ class SqliteDatabase:
         if _is_binary(type):
             return Column(name, "BLOB", pa.large_binary(), fault=_too_long)
         if pa.types.is_timestamp(type) and type.tz is not None:
-            return Column(name, "TEXT", pa.large_string(), convert=_in_utc)
+            return Column(name, "TEXT", pa.large_string(), convert=_in_utc, fault=_without_text)
         if pa.types.is_decimal(type) or pa.types.is_timestamp(type) or pa.types.is_time(type) or pa.types.is_date(type):
-            return Column(name, "TEXT", pa.large_string(), convert=_as_text)
+            return Column(name, "TEXT", pa.large_string(), convert=_as_text, fault=_without_text)
         return None
 
     def advice(self, type: pa.DataType) -> str:
@@ -147,10 +158,25 @@ class _SqliteSession:
             return None
         if found != [("table", 0)]:
             raise RefusedError(f"{table} is a view or a virtual table")
-        rows = self.execute('SELECT name, type, "notnull", dflt_value FROM pragma_table_info(?)', table)
-        return [TableColumn(name, kind, bool(not_null), default is not None) for name, kind, not_null, default in rows]
+        strict = STRICT if self._is_strict(table) else ""
+        rows = self.execute('SELECT name, type, "notnull", dflt_value, pk FROM pragma_table_info(?)', table)
+        keys = [name for name, *_, place in rows if place]
+        columns = []
+        for name, kind, not_null, default, _ in rows:
+            numbered = keys == [name] and kind.upper() == "INTEGER"  # for a null there, SQLite makes up a number
+            columns.append(
+                TableColumn(name, kind + strict, bool(not_null) or numbered, default is not None or numbered)
+            )
+        return columns
+
+    def _is_strict(self, table: str) -> bool:
+        if sqlite3.sqlite_version_info < (3, 37):
+            return False
+        return self.execute("SELECT strict FROM pragma_table_list(?) WHERE schema = 'main'", table) == [(1,)]
 
     def same_type(self, sql_type: str, found: str) -> bool:
+        if found.endswith(STRICT):
+            return found.removesuffix(STRICT).upper() in _ACCEPTED_STRICTLY[sql_type]
         return _affinity(found) in _ACCEPTED[sql_type]
 
     def execute(self, sql: str, *parameters: str | int) -> list[tuple[Any, ...]]:
@@ -214,6 +240,12 @@ def _as_text(values: Any) -> Any:
 def _in_utc(values: Any) -> Any:
     text = values.cast(pa.timestamp(values.type.unit)).cast(pa.string())
     return pc.binary_join_element_wise(text, "+00:00", "")
+
+
+def _without_text(values: Any) -> str | None:
+    """For dates and times that Arrow has no text for, it writes that in angle brackets."""
+    beyond = pc.any(pc.starts_with(values, "<")).as_py()
+    return "holds dates or times too far away to be written as text" if beyond else None
 
 
 def _not_a_number(values: Any) -> str | None:

@@ -206,4 +206,10 @@ def _claim(
 def _name_fault(target: Target, name: str) -> str | None:
     if not name:
         return "needs a name"
-    return f'"{name!r}" holds a zero byte' if "\0" in name else target.name_fault(name)
+    if "\0" in name:
+        return f'"{name!r}" holds a zero byte'
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"{name!r} is no text: it has halves of letters"
+    return target.name_fault(name)

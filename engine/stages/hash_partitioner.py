@@ -62,7 +62,9 @@ def column_indices(names: Sequence[str], schema: pa.Schema, *, stage: str) -> li
 
 
 def _is_nested(kind: pa.DataType) -> bool:
-    return pa.types.is_nested(kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind)
+    if isinstance(kind, pa.BaseExtensionType):
+        return _is_nested(kind.storage_type)
+    return pa.types.is_nested(kind) or (pa.types.is_dictionary(kind) and _is_nested(kind.value_type))
 
 
 @dataclass(frozen=True)

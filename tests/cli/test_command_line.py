@@ -103,6 +103,16 @@ def test_run_reports_and_then_resumes(directory):
     assert pq.read_table(directory / "out").num_rows == 900
 
 
+def test_a_standard_error_that_is_closed(directory):
+    command = ["sh", "-c", '"$@" 2>&-', "sh", *ENGINE, "run", "jobs:pipeline", "--state", "state"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, timeout=120)
+    assert done.returncode == 0
+    assert done.stdout.startswith("orders: complete, exactly-once\n")
+    command[-3] = "jobs:fails"
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

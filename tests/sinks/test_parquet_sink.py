@@ -195,6 +195,17 @@ def test_several_columns_of_several_types(tmp_path):
     assert len(back) == count
 
 
+def test_dictionaries_with_a_null_among_their_values_below_directories(tmp_path):
+    def batch(values):
+        coded = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), pa.array(values))
+        return pa.record_batch({"kind": ["x", "y"], "coded": coded})
+
+    rows = pa.Table.from_batches([batch(["a", None]), batch(["c", None])])
+    written(parquet(tmp_path / "out", partition_by="kind"), rows)
+    found = [pq.ParquetFile(tmp_path / "out" / name).read() for name in files_below(tmp_path / "out")]
+    assert [table.column("coded").to_pylist() for table in found] == [["a", "c"], [None, None]]
+
+
 def test_other_readers_of_directories(tmp_path):
     rows = pa.record_batch({"id": [1, 2, 3], "kind": ["a/b", None, "c"]})
     written(parquet(tmp_path / "out", partition_by="kind"), rows)

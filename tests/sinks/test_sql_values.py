@@ -1,5 +1,6 @@
 """Which values come back from a database as they were, and which are refused by the name of their column."""
 
+import sqlite3
 import sys
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -9,8 +10,8 @@ import arrow_columns
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from databases import Postgres
-from sink_runs import opened, staged
+from databases import Duckdb, Postgres, Sqlite
+from sink_runs import OTHER, opened, staged
 
 from engine import sinks
 from engine.errors import PipelineError, SinkError
@@ -266,9 +267,20 @@ def test_a_uri_of_postgres(uri):
         sinks.postgres(uri, table="t")
 
 
+@pytest.mark.parametrize("secret", ["se/cret", "se@cret", "se%cret", "secret%", "se%ZZcret"])
+def test_a_secret_that_libpq_would_take_for_something_else_is_not_told(secret):
+    for host in ("h", "[", ""):
+        with pytest.raises(PipelineError, match="write % as %25, / as %2F and @ as %40") as raised:
+            sinks.postgres(f"postgresql://me:{secret}@{host}:1/d", table="t")
+        assert "cret" not in str(raised.value)
+
+
 def test_no_secret_is_in_the_name():
     for uri in (
         "postgresql://me:secret@h:1/d?sslmode=require&password=secret",
+        "postgresql://me:sec#re?t@h:1/d",
+        "postgresql://me:sec%40re%2Ft@h:1/d?",
+        "postgresql://?host=h:1&dbname=d&options=-c%20application_name%3Da&connect_timeout=3",
         "postgres:///d?host=h:1&password=secret",
     ):
         assert sinks.postgres(uri, table="t").name == "postgres(h:1/d, table=t)"
@@ -301,3 +313,97 @@ def test_columns_that_make_no_sense(database):
     assert "without columns" in sink.faults(pa.schema([]))[0]
     assert "needs a name" in sink.faults(pa.schema([("", pa.int64())]))[0]
     assert bool(sink.faults(pa.schema([("a" * 64, pa.int64())]))) is (database.kind == "postgres")
+
+
+@pytest.mark.parametrize("rest", ["", "?", "?application_name=my%20app", "?connect_timeout=3"])
+def test_a_uri_is_passed_on_as_it_is(postgres_server, rest):
+    uri = postgres_server.uri().replace("engine:secret@", "engine:sec%20r?e#t@") + rest
+    target = sinks.postgres(uri, table="t")._target
+    assert target._uri.startswith(uri)
+    assert target._uri.count("connect_timeout") == 1
+    name = target.transact(lambda session: session.execute("SELECT current_setting('application_name')"))
+    assert name == [("my app" if "app" in rest else "",)]
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "LATIN1"])
+def test_text_travels_in_utf8_whatever_the_client_speaks(postgres_server, tmp_path, encoding):
+    text = pa.table({"text": ["漢é", "plain"]})
+    database = Postgres(postgres_server, f"spoken_{encoding.lower()}")
+    database.database += f"&client_encoding={encoding}"
+    assert through(database, tmp_path, text).column("text").to_pylist() == ["漢é", "plain"]
+
+
+def test_a_database_that_lacks_letters_is_refused(postgres_server, tmp_path):
+    with postgres_server.connection().cursor() as cursor:
+        cursor.execute("CREATE DATABASE narrow ENCODING 'LATIN1' TEMPLATE template0")
+    sink = sinks.postgres(postgres_server.uri().replace("/postgres", "/narrow"), table="t")
+    sink.directory = str(tmp_path / "segments")
+    with pytest.raises(SinkError, match="it is kept in LATIN1, which lacks letters; make one with ENCODING 'UTF8'"):
+        opened(sink, pa.schema([("text", pa.string())]))
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.timestamp("us", "UTC"), pa.timestamp("ms"), pa.date32()])
+def test_moments_without_a_text_are_refused_by_sqlite(tmp_path, kind):
+    last = pa.array([2**31 - 1], pa.int32()) if kind == pa.date32() else pa.array([2**63 - 1])
+    sink = sinks.sqlite(tmp_path / "out.db", table="t")
+    sink.directory = str(tmp_path / "segments")
+    rows = pa.table({"it": last.cast(kind)})
+    opened(sink, rows.schema)
+    with pytest.raises(SinkError, match='column "it" holds dates or times too far away to be written as text'):
+        staged(sink, rows)
+
+
+def test_a_null_for_a_number_that_sqlite_would_make_up(tmp_path):
+    database = Sqlite(tmp_path)
+    database.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, text TEXT)")
+    sink = database.sink(mode="append")
+    sink.directory = str(tmp_path / "segments")
+    rows = pa.table({"id": [1, None, 3], "text": list("abc")})
+    opened(sink, rows.schema)
+    with pytest.raises(SinkError, match='column "id" holds nulls, and the table allows none there'):
+        staged(sink, rows)
+    without = database.sink(mode="append")
+    without.directory = str(tmp_path / "others")
+    opened(without, rows.select(["text"]).schema, incarnation=OTHER)
+    without.commit([staged(without, rows.select(["text"]), incarnation=OTHER)])
+    assert database.execute("SELECT id, text FROM events") == [(1, "a"), (2, "b"), (3, "c")]
+
+
+def test_strict_tables_of_sqlite(tmp_path):
+    if sqlite3.sqlite_version_info < (3, 37):
+        return  # there are none
+    values = {"integer": [1, 2], "real": [0.5, 1.0], "text": ["a", "b"], "blob": [b"a", b"b"], "boolean": [True, False]}
+    fits = {"integer": "INT INTEGER ANY", "real": "REAL ANY", "text": "TEXT ANY", "blob": "BLOB ANY"}
+    fits["boolean"] = fits["integer"]
+    for name, column in values.items():
+        rows = pa.table({"it": column})
+        for declared in ("INT", "INTEGER", "REAL", "TEXT", "BLOB", "ANY"):
+            directory = tmp_path / f"{name} {declared}"
+            directory.mkdir()
+            database = Sqlite(directory)
+            database.execute(f"CREATE TABLE events (it {declared}) STRICT")
+            sink = database.sink(mode="append")
+            sink.directory = str(directory / "segments")
+            if declared not in fits[name].split():
+                with pytest.raises(SinkError, match="the table does not fit"):
+                    opened(sink, rows.schema)
+                continue
+            opened(sink, rows.schema)
+            sink.commit([staged(sink, rows)])
+            assert [it for (it,) in database.execute("SELECT it FROM events")] == column
+
+
+def test_a_table_of_duckdb_may_have_any_name(tmp_path):
+    database = Duckdb(tmp_path)
+    sink = database.sink("engine_rows")
+    sink.directory = str(tmp_path / "segments")
+    rows = pa.table({"id": [1]})
+    opened(sink, rows.schema)
+    sink.commit([staged(sink, rows)])
+    assert database.execute("SELECT id FROM engine_rows") == [(1,)]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb", "postgres"])
+def test_a_name_that_is_no_text(kind):
+    with pytest.raises(PipelineError, match="is no text"):
+        getattr(sinks, kind)("postgresql:///d", table="\udc80")
