@@ -34,10 +34,15 @@ class _Output(io.FileIO):
             raise
 
 
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str, /) -> int:
+        return len(text)
+
+
 def begin_output() -> None:
     """Take over ``sys.stdout``. Lines leave at once where they did so before, as with PYTHONUNBUFFERED."""
     if sys.stderr is None:
-        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+        sys.stderr = _Nowhere()
     stdout = sys.stdout
     if isinstance(stdout, io.TextIOWrapper):
         if stdout is sys.__stdout__:
