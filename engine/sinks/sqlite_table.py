@@ -163,7 +163,8 @@ class _SqliteSession:
         keys = [name for name, *_, place in rows if place]
         columns = []
         for name, kind, not_null, default, _ in rows:
-            numbered = keys == [name] and kind.upper() == "INTEGER"  # for a null there, SQLite makes up a number
+            # For a null there, SQLite makes up a number; where a table has no rows' numbers, the column is NOT NULL.
+            numbered = keys == [name] and kind.upper() == "INTEGER" and not not_null
             columns.append(
                 TableColumn(name, kind + strict, bool(not_null) or numbered, default is not None or numbered)
             )

@@ -367,6 +367,11 @@ def test_a_null_for_a_number_that_sqlite_would_make_up(tmp_path):
     opened(without, rows.select(["text"]).schema, incarnation=OTHER)
     without.commit([staged(without, rows.select(["text"]), incarnation=OTHER)])
     assert database.execute("SELECT id, text FROM events") == [(1, "a"), (2, "b"), (3, "c")]
+    database.execute("CREATE TABLE unnumbered (id INTEGER PRIMARY KEY, text TEXT) WITHOUT ROWID")
+    unnumbered = database.sink("unnumbered", mode="append")
+    unnumbered.directory = str(tmp_path / "unnumbered")
+    with pytest.raises(SinkError, match='no column "id", which allows no nulls and has no default'):
+        opened(unnumbered, rows.select(["text"]).schema)
 
 
 def test_strict_tables_of_sqlite(tmp_path):
